@@ -1,0 +1,57 @@
+# Everything here needs only make and Python 3.11 or newer; `make help` lists it.
+
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check
+
+# Written after a complete installation, so that nothing is installed twice and an
+# interrupted installation is taken up again.
+INSTALLED := $(VENV)/.installed
+INSTALLED_DEV := $(VENV)/.installed-dev
+
+.DEFAULT_GOAL := help
+.PHONY: help demo test test-all lint format clean
+
+help:  ## list these commands
+	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
+
+demo: $(INSTALLED)  ## train, distil and prune on digits, then compare: a few minutes
+	$(BIN)/python launch.py --config=configs/digits.py --workdir=runs/demo
+
+test: $(INSTALLED_DEV)  ## run the tests; ARGS=... goes to pytest
+	$(BIN)/python -m pytest $(ARGS)
+
+test-all: $(INSTALLED_DEV)  ## run the slow tests too
+	$(BIN)/python -m pytest -m "slow or not slow" $(ARGS)
+
+lint: $(INSTALLED_DEV)  ## check style, format and types
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+
+format: $(INSTALLED_DEV)  ## rewrite the code in the project's format
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+clean:  ## remove caches and the environment, but no run
+	rm -rf $(VENV) .cache .hypothesis .mypy_cache .pytest_cache .ruff_cache build dist *.egg-info
+
+$(BIN)/pip:
+	@command -v $(PYTHON) >/dev/null || { \
+	  echo "error: '$(PYTHON)' not found: install Python 3.11 or newer," \
+	    "or name it with 'make PYTHON=...'" >&2; exit 1; }
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { \
+	  echo "error: Python 3.11 or newer is needed, '$(PYTHON)' is" \
+	    "$$($(PYTHON) -V 2>&1): name another with 'make PYTHON=...'" >&2; exit 1; }
+	$(PYTHON) -m venv $(VENV)
+
+$(INSTALLED): requirements.txt | $(BIN)/pip
+	@echo "installing what requirements.txt names into $(VENV)"
+	@$(PIP) -r requirements.txt
+	@touch $@
+
+$(INSTALLED_DEV): requirements-dev.txt $(INSTALLED)
+	@echo "installing what requirements-dev.txt names into $(VENV)"
+	@$(PIP) -r requirements-dev.txt
+	@touch $@

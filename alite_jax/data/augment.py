@@ -1,0 +1,71 @@
+"""Augmentation and normalisation of batches, on the device.
+
+Pure functions of static shapes, meant to run inside the jitted train step: batches
+travel to the device as uint8, a quarter of the bytes.
+"""
+
+from collections.abc import Sequence
+
+import jax
+import jax.numpy as jnp
+from jax.typing import DTypeLike
+
+
+def augment(
+    key: jax.Array, images: jax.Array, *, crop_padding: int, flip: bool
+) -> jax.Array:
+    """Crops and mirrors each image at random.
+
+    Every image is padded with `crop_padding` black pixels on each side and cut back to
+    its size at a random place; then one in two is mirrored left to right.
+
+    Args:
+        key: the randomness; the same key gives the same crops and flips.
+        images: uint8 [batch, height, width, channels].
+        crop_padding: pixels of padding, 0 for no cropping.
+        flip: whether to mirror.
+
+    Returns:
+        uint8 [batch, height, width, channels].
+    """
+    images = jnp.asarray(images)
+    batch, height, width, _ = images.shape
+    crop_key, flip_key = jax.random.split(key)
+    rows = jnp.arange(height)[None, :]
+    columns = jnp.arange(width)[None, :]
+    if flip:
+        mirrored = jax.random.bernoulli(flip_key, shape=(batch, 1))
+        columns = jnp.where(mirrored, columns[:, ::-1], columns)
+    if crop_padding:
+        offsets = jax.random.randint(crop_key, (batch, 2), 0, 2 * crop_padding + 1)
+        rows = rows + offsets[:, :1]
+        columns = columns + offsets[:, 1:]
+        pad = (crop_padding, crop_padding)
+        images = jnp.pad(images, ((0, 0), pad, pad, (0, 0)))
+    # One gather for the crop and the flip of the whole batch: on CPU more than twice as
+    # fast as a dynamic slice per image.
+    indices = jnp.arange(batch)[:, None, None]
+    return images[indices, rows[:, :, None], columns[:, None, :]]
+
+
+def normalize(
+    images: jax.Array,
+    mean: Sequence[float],
+    std: Sequence[float],
+    dtype: DTypeLike = jnp.float32,
+) -> jax.Array:
+    """Scales images to about zero mean and unit deviation.
+
+    Args:
+        images: uint8 [..., channels].
+        mean: mean of each channel, in units of 255.
+        std: standard deviation of each channel, in units of 255.
+        dtype: of the result; the arithmetic is float32.
+
+    Returns:
+        `(images / 255 - mean) / std` as `dtype` [..., channels].
+    """
+    channels = (1,) * (images.ndim - 1) + (-1,)
+    means = jnp.asarray(mean, jnp.float32).reshape(channels)
+    stds = jnp.asarray(std, jnp.float32).reshape(channels)
+    return ((images.astype(jnp.float32) / 255 - means) / stds).astype(dtype)

@@ -1,0 +1,182 @@
+"""Turns a split in memory into batches: shuffled, cut into shards, made in advance."""
+
+import queue
+import threading
+from collections.abc import Callable, Generator, Iterator
+from typing import TypeVar
+
+import numpy as np
+
+from alite_jax.data.sources import Split
+from alite_jax.errors import ConfigError
+
+Batch = dict[str, np.ndarray]
+T = TypeVar("T")
+
+
+class TrainBatches:
+    """Shuffled training batches, each a pure function of the seed and the step.
+
+    An epoch is one pass in an order of its own; the last examples of the order that do
+    not fill a batch are dropped. Nothing has to be saved to go on at any step.
+
+    Attributes:
+        steps_per_epoch: number of batches in an epoch.
+    """
+
+    def __init__(self, split: Split, batch_size: int, seed: int, num_shards: int):
+        """Prepares to make batches.
+
+        Args:
+            split: the examples.
+            batch_size: examples in a batch, over all shards.
+            seed: of the orders; not negative.
+            num_shards: number of devices that share a batch; divides `batch_size`.
+
+        Raises:
+            ConfigError: `batch_size` is not a positive multiple of `num_shards`, or is
+                larger than the split.
+        """
+        _check_divides("data.batch_size", batch_size, num_shards)
+        if batch_size > len(split):
+            raise ConfigError(
+                f"data.batch_size = {batch_size} is larger than the training split of "
+                f"{len(split)} examples; make it smaller"
+            )
+        self.steps_per_epoch = len(split) // batch_size
+        self._split = split
+        self._batch_size = batch_size
+        self._seed = seed
+        self._num_shards = num_shards
+        # (epoch, order) of the latest batch: a memory of the pure function, no state.
+        self._latest: tuple[int, np.ndarray] | None = None
+
+    def batch(self, step: int) -> Batch:
+        """Returns the batch of a step, counted from 0 over all epochs.
+
+        Args:
+            step: the global step, not negative.
+
+        Returns:
+            'image': uint8 [num_shards, batch_size / num_shards, height, width,
+            channels]; 'label': int32 [num_shards, batch_size / num_shards].
+        """
+        epoch, position = divmod(step, self.steps_per_epoch)
+        start = position * self._batch_size
+        chosen = self._order(epoch)[start : start + self._batch_size]
+        batch = {
+            "image": self._split.images[chosen],
+            "label": self._split.labels[chosen],
+        }
+        return _shard(batch, self._num_shards)
+
+    def _order(self, epoch: int) -> np.ndarray:
+        latest = self._latest
+        if latest is None or latest[0] != epoch:
+            random = np.random.default_rng([self._seed, epoch])
+            latest = (epoch, random.permutation(len(self._split)))
+            self._latest = latest
+        return latest[1]
+
+
+def eval_batches(split: Split, batch_size: int, num_shards: int) -> Iterator[Batch]:
+    """Goes once through a split in its own order, with every example in it.
+
+    All batches have the same shape: the last is filled up with black images of label 0,
+    whose weight is 0.
+
+    Args:
+        split: the examples.
+        batch_size: examples in a batch, over all shards.
+        num_shards: number of devices that share a batch; divides `batch_size`.
+
+    Returns:
+        An iterator of batches with 'image': uint8 [num_shards, batch_size / num_shards,
+        height, width, channels], 'label': int32 and 'weight': float32 [num_shards,
+        batch_size / num_shards], 1 for an example and 0 for filling.
+
+    Raises:
+        ConfigError: `batch_size` is not a positive multiple of `num_shards`.
+    """
+    _check_divides("data.eval_batch_size", batch_size, num_shards)
+
+    def batches() -> Iterator[Batch]:
+        for start in range(0, len(split), batch_size):
+            images = split.images[start : start + batch_size]
+            missing = batch_size - len(images)
+            batch = {
+                "image": _fill(images, missing),
+                "label": _fill(split.labels[start : start + batch_size], missing),
+                "weight": _fill(np.ones(len(images), np.float32), missing),
+            }
+            yield _shard(batch, num_shards)
+
+    return batches()
+
+
+def prefetch(
+    batch_fn: Callable[[int], T], start: int, stop: int, depth: int = 2
+) -> Generator[tuple[int, T]]:
+    """Makes batches in a background thread while the device works on earlier ones.
+
+    The thread starts with the first `next` and has ended when the iterator is exhausted
+    or closed. An exception of `batch_fn` is raised here, in its turn.
+
+    Args:
+        batch_fn: makes the batch of a step; called in the order of the steps.
+        start: the first step.
+        stop: one more than the last step.
+        depth: how many batches may wait.
+
+    Yields:
+        The step and its batch.
+    """
+    made: queue.SimpleQueue[tuple[int, T] | BaseException] = queue.SimpleQueue()
+    room = threading.Semaphore(depth)
+    closed = threading.Event()
+
+    def produce() -> None:
+        try:
+            for step in range(start, stop):
+                room.acquire()
+                if closed.is_set():
+                    return
+                made.put((step, batch_fn(step)))
+        except BaseException as error:
+            made.put(error)
+
+    thread = threading.Thread(target=produce, name="prefetch", daemon=True)
+    thread.start()
+    try:
+        for _ in range(start, stop):
+            item = made.get()
+            if isinstance(item, BaseException):
+                raise item
+            room.release()
+            yield item
+    finally:
+        closed.set()
+        room.release()
+        thread.join()
+
+
+def _check_divides(field: str, batch_size: int, num_shards: int) -> None:
+    if batch_size < 1 or batch_size % num_shards:
+        raise ConfigError(
+            f"{field} = {batch_size} cannot be shared equally by {num_shards} "
+            f"device{'s' if num_shards > 1 else ''}; use a positive multiple of "
+            f"{num_shards}"
+        )
+
+
+def _fill(array: np.ndarray, missing: int) -> np.ndarray:
+    """Appends `missing` zeros along the first axis."""
+    return np.pad(array, [(0, missing)] + [(0, 0)] * (array.ndim - 1))
+
+
+def _shard(batch: Batch, num_shards: int) -> Batch:
+    """Splits the first axis: shard i holds the i-th contiguous part of the batch."""
+    return {
+        name: array.reshape(num_shards, -1, *array.shape[1:])
+        for name, array in batch.items()
+    }

@@ -1,0 +1,45 @@
+"""Errors that a person reads: one sentence with the place, the finding and the cure.
+
+`launch.py` prints the sentence without a traceback and exits with status 2; from Python
+they are ordinary exceptions.
+"""
+
+import difflib
+from collections.abc import Iterable
+
+
+class AliteError(Exception):
+    """Base of every error that this project raises on purpose."""
+
+
+class ConfigError(AliteError, ValueError):
+    """A field, a name or a value of the configuration is wrong."""
+
+
+class DataError(AliteError):
+    """A data set is missing, incomplete or holds what it must not hold."""
+
+
+class CheckpointError(AliteError):
+    """A checkpoint cannot be written, or does not belong to this model."""
+
+
+class TrainingError(AliteError):
+    """Training cannot go on, for example because the loss is not finite."""
+
+
+def nearest(name: str, valid: Iterable[str]) -> str:
+    """Returns the valid names as a phrase for an error, the most similar ones first.
+
+    Args:
+        name: what the user wrote.
+        valid: the names that exist.
+
+    Returns:
+        `"did you mean 'a' or 'b'?"` where something is similar, otherwise all names.
+    """
+    names = sorted(valid)
+    close = difflib.get_close_matches(name, names, n=3, cutoff=0.6)
+    if close:
+        return "did you mean " + " or ".join(repr(c) for c in close) + "?"
+    return "valid names: " + ", ".join(names)

@@ -1,0 +1,126 @@
+"""Masks as pytrees with exactly the structure of the parameters.
+
+A prunable leaf carries a bool array of the leaf's shape, a leaf that stays dense the
+scalar `True`; so `jax.tree.map` over parameters and masks needs no special case, and
+nothing is None. Which leaves are prunable follows from their path by `RULES`.
+"""
+
+import re
+from collections.abc import Sequence
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+from alite_jax.errors import ConfigError
+from alite_jax.sparsity.distributions import layer_counts
+from alite_jax.sparsity.selection import top
+
+Params = Any
+Masks = Any
+
+# (pattern of the path, prunable): the first match decides, and every parameter must
+# match. Embeddings, normalisation and biases stay dense: hardly any parameters, but
+# accuracy depends on them.
+RULES: tuple[tuple[str, bool], ...] = (
+    (r"(^|/)(row|column)_embeddings$", False),
+    (r"(^|/)(scale|bias)$", False),
+    (r"(^|/)kernel$", True),
+)
+
+
+def is_prunable(path: str, rules: Sequence[tuple[str, bool]] = RULES) -> bool:
+    """Whether the parameter at `path`, such as `"stem/kernel"`, may be pruned.
+
+    Raises:
+        ConfigError: if no rule matches.
+    """
+    for pattern, prunable in rules:
+        if re.search(pattern, path):
+            return prunable
+    raise ConfigError(
+        f"masks: no rule says whether parameter {path!r} is prunable; add a"
+        " (pattern, prunable) pair to alite_jax.sparsity.masks.RULES"
+    )
+
+
+def named_leaves(tree: Any) -> list[tuple[str, Any]]:
+    """The leaves of a pytree with their paths, such as `("stem/kernel", array)`."""
+    return [
+        (jax.tree_util.keystr(path, simple=True, separator="/"), leaf)
+        for path, leaf in jax.tree_util.tree_leaves_with_path(tree)
+    ]
+
+
+def dense_masks(params: Params) -> Masks:
+    """Masks that prune nothing and never will: the scalar True at every leaf."""
+    return jax.tree.map(lambda _: jnp.ones((), bool), params)
+
+
+def init_masks(
+    key: jax.Array, params: Params, density: float, distribution: str = "uniform"
+) -> Masks:
+    """Draws random masks with exact counts.
+
+    Args:
+        key: PRNG key.
+        params: parameters, or their shapes (`jax.ShapeDtypeStruct`).
+        density: fraction of the prunable weights that is kept, in (0, 1].
+        distribution: how layers share it, `"uniform"` or `"erk"`; see
+            `alite_jax.sparsity.distributions`.
+
+    Returns:
+        Masks of the structure of `params`; which weights of a layer are kept is random,
+        how many is exact.
+
+    Raises:
+        ConfigError: for a density outside (0, 1] or an unknown distribution.
+    """
+    named = named_leaves(params)
+    prunable = [is_prunable(path) for path, _ in named]
+    shapes = [
+        leaf.shape for (_, leaf), chosen in zip(named, prunable, strict=True) if chosen
+    ]
+    counts = iter(layer_counts(shapes, density, distribution))
+    leaves = []
+    for index, ((_, leaf), chosen) in enumerate(zip(named, prunable, strict=True)):
+        if chosen:
+            scores = jax.random.uniform(jax.random.fold_in(key, index), (leaf.size,))
+            leaves.append(top(scores, next(counts)).reshape(leaf.shape))
+        else:
+            leaves.append(jnp.ones((), bool))
+    return jax.tree.unflatten(jax.tree.structure(params), leaves)
+
+
+def apply_masks(masks: Masks, tree: Params) -> Params:
+    """Zeroes the absent weights of `tree`, which has the structure of `masks`."""
+    return jax.tree.map(
+        lambda mask, leaf: jnp.where(mask, leaf, jnp.zeros((), leaf.dtype)), masks, tree
+    )
+
+
+def count_parameters(params: Params) -> int:
+    """The number of trained numbers, absent ones included."""
+    return sum(leaf.size for leaf in jax.tree.leaves(params))
+
+
+def kept_entries(masks: Masks, params: Params) -> Any:
+    """A tree like `params` of the number of entries that each leaf keeps."""
+    return jax.tree.map(
+        lambda mask, leaf: int(mask.sum()) if mask.ndim > 0 else leaf.size,
+        masks,
+        params,
+    )
+
+
+def count_nonzero(masks: Masks, params: Params) -> int:
+    """The number of parameters that are kept: mask entries plus all dense leaves."""
+    return sum(jax.tree.leaves(kept_entries(masks, params)))
+
+
+def density(masks: Masks) -> float:
+    """The kept fraction of the prunable weights; 1.0 if there are none."""
+    prunable = [mask for mask in jax.tree.leaves(masks) if mask.ndim > 0]
+    if not prunable:
+        return 1.0
+    return sum(int(m.sum()) for m in prunable) / sum(m.size for m in prunable)

@@ -1,0 +1,183 @@
+"""Rewiring: dropping small weights and growing absent ones, at a constant total.
+
+The default is sparse momentum (arXiv 1907.04840): every layer drops its smallest
+weights; the freed budget goes to the layers in proportion to the mean absolute momentum
+of their active weights; each grows where the momentum of absent weights is largest. So
+gradients and momentum must be dense: the step may not mask them.
+
+Everything here is pure, of static shape and jittable. Totals are kept exactly.
+"""
+
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+
+from alite_jax.errors import ConfigError, nearest
+from alite_jax.sparsity.selection import top
+
+Score = Callable[[jax.Array, jax.Array, jax.Array], jax.Array]
+
+_DENSE_SPARSITY = 0.2  # a layer with fewer zeros than this is protected; see _to_drop
+_FILL = 0.99  # of a layer's zeros may be grown while other layers have room
+
+
+class Method(NamedTuple):
+    """A way to rewire.
+
+    Attributes:
+        drop: score of each active weight from (weights, scores, key); the lowest go.
+        grow: score of each absent weight from the same; the highest come.
+        redistribute: whether layers trade budget by the mean absolute score of their
+            active weights; otherwise each regrows as many as it dropped.
+    """
+
+    drop: Score
+    grow: Score
+    redistribute: bool
+
+
+def _magnitude(weights: jax.Array, scores: jax.Array, key: jax.Array) -> jax.Array:
+    return jnp.abs(weights)
+
+
+def _score(weights: jax.Array, scores: jax.Array, key: jax.Array) -> jax.Array:
+    return jnp.abs(scores)
+
+
+def _random(weights: jax.Array, scores: jax.Array, key: jax.Array) -> jax.Array:
+    return jax.random.uniform(key, weights.shape)
+
+
+METHODS: dict[str, Method | None] = {
+    "sparse_momentum": Method(drop=_magnitude, grow=_score, redistribute=True),
+    "set": Method(drop=_magnitude, grow=_random, redistribute=False),
+    "static": None,  # the masks of the start stay
+}
+
+
+def rewire(
+    params: Any,
+    scores: Any,
+    masks: Any,
+    prune_rate: jax.Array | float,
+    key: jax.Array,
+    method: str = "sparse_momentum",
+) -> Any:
+    """Drops and regrows weights; the number of non-zeros stays exactly the same.
+
+    Args:
+        params: parameters, already masked.
+        scores: pytree like `params`: the optimizer's momentum, dense.
+        masks: pytree like `params`; see `alite_jax.sparsity.masks`.
+        prune_rate: fraction of each layer's active weights to drop, in [0, 1].
+        key: PRNG key for methods that draw.
+        method: a key of `METHODS`.
+
+    Returns:
+        New masks. Weights that come in are zero in `params`; those that went out must
+        be zeroed with `apply_masks`.
+
+    Raises:
+        ConfigError: if there is no such method.
+    """
+    if method not in METHODS:
+        raise ConfigError(f"pruning.method is {method!r}; {nearest(method, METHODS)}")
+    chosen = METHODS[method]
+    mask_leaves, structure = jax.tree.flatten(masks)
+    layers = [i for i, mask in enumerate(mask_leaves) if mask.ndim > 0]
+    if chosen is None or not layers:
+        return masks
+    weights, layer_scores, active = (
+        [jnp.ravel(leaves[i]) for i in layers]
+        for leaves in (jax.tree.leaves(params), jax.tree.leaves(scores), mask_leaves)
+    )
+    nonzero = jnp.stack([jnp.sum(mask) for mask in active])
+    sizes = jnp.array([mask.size for mask in active])
+    importance = jnp.stack(
+        [_mean_active(s, m) for s, m in zip(layer_scores, active, strict=True)]
+    )
+    importance = importance / jnp.maximum(
+        jnp.sum(importance), jnp.finfo("float32").tiny
+    )
+
+    dropped = _to_drop(nonzero, sizes, importance, prune_rate, chosen.redistribute)
+    kept = nonzero - dropped
+    grown = dropped
+    if chosen.redistribute:
+        grown = _allocate(jnp.sum(dropped), importance, sizes - kept, fallback=dropped)
+    for n, i in enumerate(layers):
+        drop_key, grow_key = jax.random.split(jax.random.fold_in(key, n))
+        drop = chosen.drop(weights[n], layer_scores[n], drop_key)
+        survivors = top(jnp.where(active[n], drop, -jnp.inf), kept[n])
+        grow = chosen.grow(weights[n], layer_scores[n], grow_key)
+        newcomers = top(jnp.where(survivors, -jnp.inf, grow), grown[n])
+        mask_leaves[i] = (survivors | newcomers).reshape(mask_leaves[i].shape)
+    return jax.tree.unflatten(structure, mask_leaves)
+
+
+def _mean_active(scores: jax.Array, mask: jax.Array) -> jax.Array:
+    """Mean absolute score of the active weights; 0 where a layer has none."""
+    total = jnp.sum(jnp.where(mask, jnp.abs(scores), 0.0))
+    return total / jnp.maximum(jnp.sum(mask), 1)
+
+
+def _to_drop(
+    nonzero: jax.Array,
+    sizes: jax.Array,
+    importance: jax.Array,
+    prune_rate: jax.Array | float,
+    redistribute: bool,
+) -> jax.Array:
+    """How many weights each layer drops, `[layers]` int32; never its last one.
+
+    An important layer that is already nearly dense drops at most its sparsity, as in
+    sparse momentum's code: it would only get its weights back.
+    """
+    rate = jnp.full(sizes.shape, prune_rate, jnp.float32)
+    if redistribute:
+        sparsity = 1 - nonzero / sizes
+        protected = (sparsity < _DENSE_SPARSITY) & (importance > 1 / sizes.size)
+        rate = jnp.where(protected, jnp.minimum(sparsity, rate), rate)
+    dropped = jnp.ceil(rate * nonzero).astype(jnp.int32)
+    return jnp.minimum(dropped, jnp.maximum(nonzero - 1, 0))
+
+
+def _allocate(
+    total: jax.Array, importance: jax.Array, zeros: jax.Array, fallback: jax.Array
+) -> jax.Array:
+    """Shares `total` new weights among layers by importance, exactly.
+
+    Args:
+        total: int32 scalar, at most `sum(zeros)`.
+        importance: `[layers]` float32, sums to 1, or all 0.
+        zeros: `[layers]` int32, the absent weights of each layer.
+        fallback: `[layers]` int32 of sum `total`, used if nothing is important.
+
+    Returns:
+        `[layers]` int32 of sum `total`, none above `zeros`. What exceeds 99 % of a
+        layer's zeros is shared equally by the layers that have room.
+    """
+    capacity = jnp.floor(_FILL * zeros).astype(jnp.int32)
+    capacity = jnp.where(jnp.sum(capacity) >= total, capacity, zeros)
+    # Rounding the running total keeps the sum exact and each share within one weight.
+    shares = jnp.cumsum(importance)
+    bounds = jnp.floor(shares / jnp.maximum(shares[-1], 1e-30) * total)
+    bounds = jnp.minimum(bounds.astype(jnp.int32), total).at[-1].set(total)
+    grown = jnp.diff(bounds, prepend=0)
+    grown = jnp.minimum(jnp.where(shares[-1] > 0, grown, fallback), capacity)
+
+    def unfinished(grown: jax.Array) -> jax.Array:
+        return jnp.sum(grown) < total
+
+    def share_rest(grown: jax.Array) -> jax.Array:
+        rest = total - jnp.sum(grown)
+        room = capacity - grown
+        has_room = room > 0
+        equal = rest // jnp.maximum(jnp.sum(has_room), 1)
+        # Fewer weights than layers with room: the first of these take one each.
+        single = jnp.cumsum(has_room) <= rest
+        return grown + jnp.minimum(room, jnp.where(equal > 0, equal, single))
+
+    return jax.lax.while_loop(unfinished, share_rest, grown)

@@ -1,0 +1,67 @@
+"""Evaluating a network on every example of the evaluation split."""
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import Any
+
+import flax.linen as nn
+import jax
+import numpy as np
+
+from alite_jax.data.pipeline import eval_batches
+from alite_jax.data.sources import Split
+from alite_jax.data.specs import DatasetSpec
+from alite_jax.training import parallel
+from alite_jax.training.step import make_eval_step
+
+
+@dataclass(frozen=True)
+class Data:
+    """A data set in memory.
+
+    Attributes:
+        spec: what is known about it.
+        train: the examples to train on.
+        evaluation: the examples to evaluate on, all of them used.
+    """
+
+    spec: DatasetSpec
+    train: Split
+    evaluation: Split
+
+    @property
+    def image_shape(self) -> tuple[int, int, int]:
+        """(height, width, channels) as the networks see them."""
+        return self.train.images.shape[1:]
+
+
+class Evaluator:
+    """Evaluates one model, compiled once, on all examples, each counted once."""
+
+    def __init__(self, model: nn.Module, data: Data, batch_size: int) -> None:
+        """Prepares; nothing is compiled before the first call.
+
+        Args:
+            model: the module.
+            data: whose evaluation split is used.
+            batch_size: examples in a batch, over all devices.
+        """
+        self._step = parallel.spread(make_eval_step(model, data.spec))
+        self._data = data
+        self._batch_size = batch_size
+
+    def __call__(self, variables: Any) -> dict[str, float]:
+        """Returns `eval_accuracy` (a fraction) and `eval_loss` (nats).
+
+        Args:
+            variables: `params` and `batch_stats`, replicated over the devices.
+        """
+        batches: Iterable[Any] = eval_batches(
+            self._data.evaluation, self._batch_size, parallel.device_count()
+        )
+        sums = jax.device_get([self._step(variables, batch) for batch in batches])
+        totals = {name: np.sum([s[name][0] for s in sums]) for name in sums[0]}
+        return {
+            "eval_accuracy": float(totals["correct"] / totals["count"]),
+            "eval_loss": float(totals["loss"] / totals["count"]),
+        }

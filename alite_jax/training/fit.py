@@ -1,0 +1,245 @@
+"""Training one network, teacher or student, from its start or its checkpoint."""
+
+import time
+from collections.abc import Callable
+from contextlib import closing
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import flax.linen as nn
+import jax
+import numpy as np
+import optax
+
+from alite_jax.data.pipeline import TrainBatches, prefetch
+from alite_jax.errors import TrainingError
+from alite_jax.sparsity.masks import density as density_of
+from alite_jax.training import parallel
+from alite_jax.training.checkpoints import Checkpoints
+from alite_jax.training.evaluation import Data, Evaluator
+from alite_jax.training.metrics import MetricWriter, Progress
+from alite_jax.training.optimizer import create_optimizer
+from alite_jax.training.state import Variables, create_state
+from alite_jax.training.step import (
+    Metrics,
+    Objective,
+    make_rewire_step,
+    make_train_step,
+)
+
+
+@dataclass(frozen=True)
+class Network:
+    """A network and how it is trained.
+
+    Attributes:
+        phase: `"teacher"` or `"student"`; also tells their random keys apart.
+        model: the module; its BatchNorm reduces over `step.AXIS`.
+        recipe: the fields `epochs` and `optimizer` of this network's config.
+        objective: the loss.
+        make_masks: from a key and the parameters to the masks.
+        identity: what a checkpoint of it must have been made with.
+        folder: where its checkpoints are.
+    """
+
+    phase: str
+    model: nn.Module
+    recipe: Any
+    objective: Objective
+    make_masks: Callable[[jax.Array, Any], Any]
+    identity: dict[str, Any]
+    folder: Path
+
+    def keys(self, seed: int) -> tuple[jax.Array, jax.Array, jax.Array]:
+        """PRNG keys for the start, the steps and the rewirings."""
+        key = jax.random.fold_in(jax.random.key(seed), self.phase == "student")
+        init, steps, rewirings = jax.random.split(key, 3)
+        return init, steps, rewirings
+
+    def checkpoints(self, keep: int) -> Checkpoints:
+        """The checkpoints of this network."""
+        return Checkpoints(self.folder, keep=keep, identity=self.identity)
+
+    def restore(self, image_shape: tuple[int, int, int]) -> Variables:
+        """Reads the newest checkpoint's `params`, `batch_stats` and `masks`.
+
+        Raises:
+            CheckpointError: there is none, or none of this model.
+        """
+        template = jax.eval_shape(
+            partial(
+                create_state,
+                jax.random.key(0),
+                self.model,
+                optax.identity(),
+                image_shape,
+                self.make_masks,
+            )
+        )
+        return self.checkpoints(keep=1).restore_model(template.variables)
+
+
+def fit(
+    network: Network,
+    teacher: tuple[nn.Module, Variables] | None,
+    config: Any,
+    data: Data,
+    evaluator: Evaluator,
+    writer: MetricWriter,
+) -> tuple[Variables, float]:
+    """Trains to the end, resuming from the newest whole checkpoint.
+
+    Checkpoints are written after each epoch and every `config.checkpoint.every_steps`,
+    never with a loss that is not finite in them.
+
+    Args:
+        network: what to train.
+        teacher: module and variables of a frozen network to learn from, or None.
+        config: the whole configuration.
+        data: what to train on.
+        evaluator: of this network's model, called after each epoch.
+        writer: takes the metrics.
+
+    Returns:
+        The trained network on the host, and the seconds that its training took, over
+        all the processes that worked on it, without evaluations.
+
+    Raises:
+        TrainingError: the loss is not finite; names the step and the last checkpoint.
+        CheckpointError: a checkpoint cannot be read or written.
+    """
+    shards = parallel.device_count()
+    batches = TrainBatches(data.train, config.data.batch_size, config.seed, shards)
+    steps_per_epoch, epochs = batches.steps_per_epoch, network.recipe.epochs
+    total_steps = epochs * steps_per_epoch
+    optimizer = create_optimizer(network.recipe.optimizer, steps_per_epoch, epochs)
+    init_key, step_key, rewire_key = network.keys(config.seed)
+
+    create = partial(
+        create_state,
+        init_key,
+        network.model,
+        optimizer,
+        data.image_shape,
+        network.make_masks,
+    )
+
+    checkpoints = network.checkpoints(config.checkpoint.keep)
+    if checkpoints.latest_step() is None:
+        state, seconds = parallel.run_once(create), 0.0
+    else:
+        state, extra = checkpoints.restore(jax.eval_shape(create))
+        seconds = extra["seconds"]
+    first_step = int(state.step)
+    writer.rewind(network.phase, first_step)
+    if first_step >= total_steps:
+        checkpoints.close()
+        return state.variables, seconds
+
+    teacher_model, teacher_variables = teacher or (None, {})
+    train_step = parallel.spread(
+        make_train_step(
+            network.model,
+            teacher_model,
+            optimizer,
+            network.objective,
+            data.spec,
+            crop_padding=config.data.crop_padding,
+            flip=config.data.flip,
+            key=step_key,
+        ),
+        donate_state=True,
+    )
+    rewire_step = parallel.spread(
+        make_rewire_step(config.pruning, total_steps, rewire_key), donate_state=True
+    )
+    density = density_of(state.masks)
+    rewires = density < 1 and config.pruning.method != "static"
+    state = parallel.replicate(state)
+    teacher_variables = parallel.replicate(teacher_variables)
+    window = _Window(network.phase, checkpoints)
+    progress = Progress(
+        network.phase,
+        total_steps,
+        first_step,
+        config.data.batch_size,
+        config.logging.progress,
+    )
+    steps = prefetch(batches.batch, first_step, total_steps)
+    with closing(progress), closing(checkpoints), closing(steps):
+        started = time.monotonic()
+        for done, batch in steps:
+            state, metrics = train_step(state, teacher_variables, batch)
+            step = done + 1
+            window.add(step, metrics)
+            ends_epoch = step % steps_per_epoch == 0
+            saves = ends_epoch or (
+                config.checkpoint.every_steps
+                and step % config.checkpoint.every_steps == 0
+            )
+            # A checkpoint closes the window, too: no loss goes into it unchecked.
+            if step % config.logging.every_steps == 0 or saves:
+                means = window.close() | {"density": density}
+                writer.write(step, means, prefix=network.phase)
+                progress.update(step, means)
+            seconds += time.monotonic() - started
+            if ends_epoch:
+                evaluation = evaluator(state.variables)
+                writer.write(step, evaluation, prefix=network.phase)
+                shown = {name: means[name] for name in ("loss", "accuracy", "density")}
+                progress.epoch(step // steps_per_epoch, epochs, shown | evaluation)
+            started = time.monotonic()
+            if ends_epoch and rewires and step < total_steps:
+                state = rewire_step(state)
+            if saves:
+                seconds += time.monotonic() - started
+                host_state = parallel.to_host(state)
+                checkpoints.save(step, host_state, extra={"seconds": seconds})
+                started = time.monotonic()
+    return host_state.variables, seconds
+
+
+class _Window:
+    """Metrics of the steps since the last line of the record, still on the device.
+
+    Fetching each step's metrics would make the host wait for the device; so they are
+    fetched together, and checked one by one to name the first step that went wrong.
+    """
+
+    def __init__(self, phase: str, checkpoints: Checkpoints) -> None:
+        self._phase = phase
+        self._checkpoints = checkpoints
+        self._steps: list[tuple[int, Metrics]] = []
+
+    def add(self, step: int, metrics: Metrics) -> None:
+        """Takes the metrics of a step, replicated over the devices."""
+        self._steps.append((step, metrics))
+
+    def close(self) -> dict[str, float]:
+        """Returns the means over the window and starts a new one.
+
+        Raises:
+            TrainingError: a loss is not finite.
+        """
+        fetched = [
+            (step, {name: value[0] for name, value in metrics.items()})
+            for step, metrics in jax.device_get(self._steps)
+        ]
+        self._steps = []
+        for step, metrics in fetched:
+            if not np.isfinite(metrics["loss"]):
+                saved = self._checkpoints.latest_step()
+                kept = f"step {saved} is the last good checkpoint"
+                raise TrainingError(
+                    f"{self._phase}: the loss is {metrics['loss']} at step {step};"
+                    f" {kept if saved is not None else 'no checkpoint was written yet'}"
+                    f" in {self._checkpoints.directory}: lower"
+                    f" {self._phase}.optimizer.learning_rate or set its clip_norm, in"
+                    " a new workdir"
+                )
+        return {
+            name: float(np.mean([metrics[name] for _, metrics in fetched]))
+            for name in fetched[0][1]
+        }

@@ -1,0 +1,72 @@
+"""The optimizer: SGD with momentum as an optax chain, and its schedule."""
+
+from typing import Any
+
+import jax
+import optax
+
+from alite_jax.sparsity.masks import is_prunable
+
+
+def learning_rate_schedule(
+    config: Any, steps_per_epoch: int, epochs: int
+) -> optax.Schedule:
+    """Linear warm-up from 0, then cosine to 0 or steps.
+
+    Args:
+        config: the fields of an optimizer; see `configs/default.py`.
+        steps_per_epoch: optimizer steps in an epoch.
+        epochs: of the whole training, warm-up included.
+
+    Returns:
+        A function from the step to the learning rate.
+    """
+    warmup = round(config.warmup_epochs * steps_per_epoch)
+    rest = max(1, epochs * steps_per_epoch - warmup)
+    if config.schedule == "cosine":
+        decay = optax.cosine_decay_schedule(config.learning_rate, rest)
+    else:
+        boundaries = {
+            epoch * steps_per_epoch - warmup: config.step_factor
+            for epoch in config.step_epochs
+        }
+        decay = optax.piecewise_constant_schedule(config.learning_rate, boundaries)
+    ramp = optax.linear_schedule(0.0, config.learning_rate, max(1, warmup))
+    # Step 0 of a ramp has rate 0 and would be wasted, so the ramp starts at its step 1.
+    return optax.join_schedules([lambda step: ramp(step + 1), decay], [warmup])
+
+
+def create_optimizer(
+    config: Any, steps_per_epoch: int, epochs: int
+) -> optax.GradientTransformation:
+    """Clipping, weight decay on kernels, momentum and learning rate, in this order.
+
+    The momentum is optax's `trace`, dense: absent weights have one too, by which
+    `alite_jax.sparsity.rewiring` decides what to grow.
+
+    Args:
+        config: the fields of an optimizer; see `configs/default.py`.
+        steps_per_epoch: optimizer steps in an epoch.
+        epochs: of the whole training.
+    """
+    transforms = []
+    if config.clip_norm > 0:
+        transforms.append(optax.clip_by_global_norm(config.clip_norm))
+    transforms += [
+        optax.add_decayed_weights(config.weight_decay, mask=kernels),
+        optax.trace(config.momentum, nesterov=config.nesterov),
+        optax.scale_by_learning_rate(
+            learning_rate_schedule(config, steps_per_epoch, epochs)
+        ),
+    ]
+    return optax.chain(*transforms)
+
+
+def kernels(params: Any) -> Any:
+    """A tree like `params`: True at what decays, which is what may be pruned."""
+    return jax.tree_util.tree_map_with_path(
+        lambda path, _: is_prunable(
+            jax.tree_util.keystr(path, simple=True, separator="/")
+        ),
+        params,
+    )

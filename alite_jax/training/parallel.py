@@ -1,0 +1,55 @@
+"""How the pure steps are spread over devices, and nothing else knows it.
+
+`jax.pmap` over the local devices with the axis name `AXIS`; in today's JAX it is jit of
+shard_map. A single device takes the same road, since BatchNorm and the steps name the
+axis. Moving to `jax.shard_map` is a change of this file.
+"""
+
+from collections.abc import Callable
+from typing import Any
+
+import jax
+from flax import jax_utils
+
+from alite_jax.training.step import AXIS
+
+
+def device_count() -> int:
+    """The number of devices that share a batch."""
+    return jax.local_device_count()
+
+
+def spread(
+    step: Callable[..., Any], *, donate_state: bool = False
+) -> Callable[..., Any]:
+    """Maps `step` over the devices; every argument and result has a leading axis.
+
+    Args:
+        step: a pure function of one device's share.
+        donate_state: whether the first argument's memory may be reused for the result.
+    """
+    return jax.pmap(step, axis_name=AXIS, donate_argnums=(0,) if donate_state else ())
+
+
+def replicate(tree: Any) -> Any:
+    """Copies a pytree to every device.
+
+    The axis name must be pmap's own: with another the step would compile twice, once
+    for these arrays and once for its own results.
+    """
+    return jax_utils.replicate(tree, axis_name=AXIS)
+
+
+def to_host(tree: Any) -> Any:
+    """One device's copy of a replicated pytree, as numpy arrays."""
+    return jax.device_get(jax_utils.unreplicate(tree))
+
+
+def run_once(function: Callable[[], Any]) -> Any:
+    """Runs a jitted function on one device, compiled for a single call.
+
+    On CPU, optimising the code of a network's start takes longer than running it.
+    """
+    on_cpu = jax.default_backend() == "cpu"
+    options = {"xla_backend_optimization_level": 0} if on_cpu else None
+    return jax.jit(function, compiler_options=options)()

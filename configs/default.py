@@ -1,0 +1,126 @@
+"""The one full list of fields, each with its meaning and unit; the full-size recipe.
+
+The values are those of the full-size CIFAR-10 recipe (ResNet-50 teacher, ResNet-26
+self-attention student, 200 epochs). Every other file in this folder is a small diff on
+them. A field is changed with `--config.section.field=value` on the command line, or
+with `alite_jax.override(config, {"section.field": value})` in Python.
+"""
+
+from ml_collections import ConfigDict
+
+
+def get_config() -> ConfigDict:
+    """Returns the defaults, not locked."""
+    config = ConfigDict()
+    # Seed of everything random: initial weights, masks, data order, augmentation.
+    config.seed = 0
+
+    config.data = data = ConfigDict()
+    # Data set: 'digits', 'cifar10', 'cifar100' or 'tiny_imagenet'.
+    data.name = "cifar10"
+    # TFDS folder of prepared data sets; '' means $TFDS_DATA_DIR where it is set,
+    # otherwise ~/tensorflow_datasets.
+    data.data_dir = ""
+    # Folder of archives that were downloaded by hand, only read by --job=prepare; ''
+    # means <data_dir>/downloads/manual.
+    data.manual_dir = ""
+    # TFDS split expressions such as 'train[:90%]'; '' means the data set's own training
+    # split and its own evaluation split.
+    data.train_split = ""
+    data.eval_split = ""
+    # Images in a batch, summed over all devices: in training, and in evaluation.
+    data.batch_size = 128
+    data.eval_batch_size = 256
+    # Height and width of the images in pixels; 0 keeps the native size, otherwise the
+    # images are reduced by averaging whole boxes, so it must divide the native size.
+    data.image_size = 0
+    # Zero padding on each side before the random crop, in pixels; 0 means no crop.
+    data.crop_padding = 4
+    # Whether training images are mirrored left to right at random.
+    data.flip = True
+
+    config.teacher = teacher = ConfigDict()
+    # Name of the network in alite_jax/models/resnet.py.
+    teacher.model = "resnet50"
+    # Channels of the stem; 64 in the paper. All other widths are multiples of it.
+    teacher.width = 64
+    # Folder of a finished run whose teacher is used; '' trains the teacher in this run.
+    teacher.workdir = ""
+    # Passes over the training split.
+    teacher.epochs = 200
+    teacher.optimizer = _sgd()
+
+    config.student = student = ConfigDict()
+    # As for the teacher.
+    student.model = "resnet26_attention"
+    student.width = 64
+    # Side of the attention window in pixels; odd.
+    student.kernel_size = 7
+    # Attention heads; a layer of fewer than 8 channels a head uses fewer heads.
+    student.heads = 8
+    # Window positions outside the image: 'zero' gives them zero keys and values (they
+    # take part in the softmax), 'mask' leaves them out.
+    student.border = "zero"
+    # Fraction of the prunable weights that is kept, in (0, 1]; 1 trains it dense.
+    student.density = 0.1
+    student.epochs = 200
+    student.optimizer = _sgd()
+
+    config.pruning = pruning = ConfigDict()
+    # How weights are dropped and grown again at the end of each epoch but the last: a
+    # name in alite_jax/sparsity/rewiring.py.
+    pruning.method = "sparse_momentum"
+    # Density of each layer at the start: 'uniform', or 'erk' (Erdos-Renyi kernel, which
+    # keeps more of small layers); the total is the same.
+    pruning.distribution = "uniform"
+    # Fraction of the kept weights that is dropped and regrown: at the first rewiring,
+    # at the last one, and how it goes from one to the other ('cosine' or 'linear').
+    pruning.prune_rate = 0.5
+    pruning.prune_rate_end = 0.005
+    pruning.prune_rate_schedule = "cosine"
+
+    config.distillation = distillation = ConfigDict()
+    # Loss = (1 - alpha) * cross-entropy + alpha * temperature^2 * KL(teacher, student);
+    # alpha is a fraction in [0, 1], 0 trains without the teacher.
+    distillation.alpha = 0.9
+    # Divides the logits of both networks in the KL term; above 0, no unit.
+    distillation.temperature = 4.0
+
+    config.logging = logging = ConfigDict()
+    # Optimizer steps between two lines of metrics.jsonl.
+    logging.every_steps = 50
+    # Whether a progress bar is shown.
+    logging.progress = True
+    # Whether TensorBoard events are written to the workdir too.
+    logging.tensorboard = True
+
+    config.checkpoint = checkpoint = ConfigDict()
+    # Optimizer steps between checkpoints; 0 saves only at the end of each epoch.
+    checkpoint.every_steps = 0
+    # Number of newest checkpoints that are kept; 2 leaves one if the last is damaged.
+    checkpoint.keep = 2
+    return config
+
+
+def _sgd() -> ConfigDict:
+    """Returns the fields of an optimizer: SGD with momentum."""
+    optimizer = ConfigDict()
+    # Peak learning rate for the batch size above; it is not rescaled by any field.
+    optimizer.learning_rate = 0.1
+    # Fraction of the previous update direction that is kept, and Nesterov's form of it.
+    optimizer.momentum = 0.9
+    optimizer.nesterov = True
+    # L2 penalty on kernels only (not on BatchNorm, biases or position embeddings).
+    optimizer.weight_decay = 5e-4
+    # Largest global norm of the gradient, which is scaled down to it; 0 is off.
+    optimizer.clip_norm = 5.0
+    # Epochs, fractions allowed, of linear warm-up from 0; part of the epochs above.
+    optimizer.warmup_epochs = 5.0
+    # After the warm-up: 'cosine' to 0, or 'steps'.
+    optimizer.schedule = "cosine"
+    # Only for 'steps': the epochs at which the rate is multiplied by the factor.
+    optimizer.step_epochs = (80, 120, 160)
+    optimizer.step_factor = 0.1
+    # Share of the target that is spread over all classes, in [0, 1); 0 is off.
+    optimizer.label_smoothing = 0.0
+    return optimizer

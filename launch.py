@@ -1,0 +1,214 @@
+"""Trains a teacher, then distils and prunes a self-attention student in one pass.
+
+    python launch.py --config=configs/NAME.py[:ARGUMENTS] --workdir=FOLDER
+                     [--job=JOB] [--config.SECTION.FIELD=VALUE ...]
+
+The same command again resumes an unfinished run. Exit status: 0 done, 2 a mistake in
+the command, the data or the run (one sentence says which), 130 interrupted.
+"""
+
+import re
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+from absl import app, flags, logging
+from ml_collections import ConfigDict
+
+import alite_jax
+from alite_jax.config import (
+    ARGUMENTS,
+    config_names,
+    default_config,
+    flatten,
+    from_json,
+    get_config,
+    override,
+)
+from alite_jax.errors import AliteError, ConfigError, nearest
+
+FLAGS = flags.FLAGS
+
+
+def train(config: ConfigDict, workdir: str) -> None:
+    """Train teacher and student, compare them in WORKDIR/summary.json."""
+    alite_jax.train(config, workdir)
+
+
+def evaluate(config: ConfigDict, workdir: str) -> None:
+    """Measure the networks of a finished run on the evaluation split."""
+    alite_jax.evaluate(config, workdir)
+
+
+def prepare(config: ConfigDict, workdir: str) -> None:
+    """Download the data set and write it as TFDS files; needs no workdir."""
+    del workdir
+    from alite_jax.data.prepare import prepare as prepare_data
+
+    print(f"{config.data.name} is ready in {prepare_data(config.data)}")
+
+
+JOBS: dict[str, Callable[[ConfigDict, str], None]] = {
+    "train": train,
+    "evaluate": evaluate,
+    "prepare": prepare,
+}
+
+flags.DEFINE_string(
+    "config",
+    None,
+    f"Config: one of {', '.join(config_names())}, or the path of a config file. "
+    f"After a colon: smoke, or NAME=VALUE for {', '.join(ARGUMENTS)}, separated by "
+    "commas. Left out: the config.json of WORKDIR, or else digits.",
+)
+flags.DEFINE_string(
+    "workdir",
+    None,
+    "Folder of the run. Left out: runs/NAME of the config, with its arguments if any, "
+    "such as runs/digits or runs/cifar10_smoke.",
+)
+flags.DEFINE_string(
+    "job",
+    "train",
+    "What to do. " + " ".join(f"{name}: {job.__doc__}" for name, job in JOBS.items()),
+)
+
+EPILOGUE = """
+  --config.SECTION.FIELD=VALUE: One field of the config, any number of times.
+    configs/default.py explains them all.
+
+examples:
+  python launch.py --config=configs/digits.py --workdir=runs/digits
+  python launch.py --config=configs/cifar10.py:smoke --workdir=runs/smoke
+  python launch.py --config=configs/cifar10.py:density=0.05,epochs=30 \\
+      --config.data.data_dir=tensorflow_datasets --config.student.border=mask
+  python launch.py --config=configs/cifar10.py --job=prepare
+
+--helpfull lists the flags of the libraries too."""
+
+
+def parse(argv: list[str]) -> list[str]:
+    """Parses the command line into `FLAGS`.
+
+    Args:
+        argv: the command line with the program's name first.
+
+    Returns:
+        The `section.field=value` texts of all `--config.section.field=value`.
+
+    Raises:
+        SystemExit: after printing the help (0) or one sentence about a mistake (2).
+    """
+    if {"--help", "-h"} & set(argv[1:]):
+        # absl starts this text with the module's name, which is of no use here.
+        described = FLAGS.module_help(sys.modules[__name__]).split("\n", 2)[2]
+        print(f"{__doc__}\nflags:\n{described}{EPILOGUE}")
+        sys.exit(0)
+    try:
+        arguments, overrides = split_overrides(argv)
+        _parse_flags(arguments)
+    except AliteError as error:
+        sys.exit(_report(error))
+    return overrides
+
+
+def split_overrides(argv: list[str]) -> tuple[list[str], list[str]]:
+    """Takes `--config.section.field=value` out of a command line.
+
+    Args:
+        argv: the command line; a value may also follow as the next argument.
+
+    Returns:
+        The other arguments, and the overrides as `section.field=value`.
+
+    Raises:
+        ConfigError: a field has no value.
+    """
+    others, overrides = [], []
+    arguments = iter(argv)
+    for argument in arguments:
+        match = re.match(r"--?config\.(.*)", argument, re.DOTALL)
+        if not match:
+            others.append(argument)
+            continue
+        text = match[1]
+        if "=" not in text:
+            value = next(arguments, "--")
+            if value.startswith("--"):
+                raise ConfigError(f"{argument} needs a value, as in {argument}=VALUE")
+            text = f"{text}={value}"
+        overrides.append(text)
+    return others, overrides
+
+
+def _parse_flags(argv: list[str]) -> None:
+    try:
+        extra = FLAGS(argv)[1:]
+    except flags.UnrecognizedFlagError as error:
+        fields = [f"config.{name}" for name in flatten(default_config())]
+        valid = fields if "." in error.flagname else ["config", "workdir", "job"]
+        raise ConfigError(
+            f"unknown flag --{error.flagname}; {nearest(error.flagname, valid)}"
+        ) from error
+    except flags.Error as error:
+        raise ConfigError(str(error)) from error
+    if extra:
+        raise ConfigError(
+            f"unexpected argument {extra[0]!r}, every setting is written --name=value"
+        )
+    if FLAGS.job not in JOBS:
+        raise ConfigError(f"unknown job {FLAGS.job!r}; {nearest(FLAGS.job, JOBS)}")
+
+
+def main(overrides: list[str]) -> int:
+    """Runs the job that the flags ask for.
+
+    Args:
+        overrides: what `parse` returned.
+
+    Returns:
+        The exit status.
+    """
+    # absl's runner turns on INFO, which TFDS, JAX and Orbax use for their own news.
+    logging.set_verbosity(logging.WARNING)
+    workdir = FLAGS.workdir or default_workdir(FLAGS.config or "digits")
+    try:
+        JOBS[FLAGS.job](load_config(FLAGS.config, workdir, overrides), workdir)
+    except AliteError as error:
+        return _report(error)
+    except KeyboardInterrupt:
+        print(
+            f"interrupted: the same command again resumes from the last checkpoint in "
+            f"{workdir}",
+            file=sys.stderr,
+        )
+        return 130
+    return 0
+
+
+def load_config(name: str | None, workdir: str, overrides: list[str]) -> ConfigDict:
+    """Returns the named config, else that of the run in `workdir`, else digits."""
+    recorded = Path(workdir) / "config.json"
+    if name is not None or not recorded.exists():
+        return get_config(name or "digits", overrides)
+    try:
+        config = from_json(recorded.read_text())
+    except (OSError, ConfigError) as error:
+        raise ConfigError(f"{recorded} cannot be used: {error}") from error
+    return override(config, overrides)
+
+
+def default_workdir(name: str) -> str:
+    """Returns `runs/cifar10_smoke` for `configs/cifar10.py:smoke`."""
+    path, _, argument = name.partition(":")
+    folder = "_".join(filter(None, [Path(path).stem, argument.replace(",", "_")]))
+    return str(Path("runs") / re.sub(r"[^\w.=-]", "_", folder))
+
+
+def _report(error: AliteError) -> int:
+    print("error: " + " ".join(str(error).split()), file=sys.stderr)
+    return 2
+
+
+if __name__ == "__main__":
+    app.run(main, flags_parser=parse)

@@ -1,0 +1,28 @@
+"""Strict surroundings for every test: two virtual devices, no home folder, no network.
+
+Warnings are errors (pyproject.toml), and broadcasting between arrays of different rank
+is an error too, because it is more often a mistake than meant.
+"""
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import jax
+import pytest
+
+jax.config.update("jax_platforms", "cpu")
+# Before anything is computed: with one device a wrong axis or a lost shard goes unseen.
+jax.config.update("jax_num_cpu_devices", 2)
+jax.config.update("jax_numpy_rank_promotion", "raise")
+# Compiled programs are kept, so that repeated runs in one checkout are quicker.
+_CACHE = Path(__file__).resolve().parent.parent / ".cache" / "jax"
+jax.config.update("jax_compilation_cache_dir", str(_CACHE))
+
+
+@pytest.fixture(scope="session", autouse=True)
+def tfds_data_dir(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    """An empty TFDS folder that stands in for the user's; digits are prepared in it."""
+    folder = tmp_path_factory.mktemp("tfds")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("TFDS_DATA_DIR", str(folder))
+        yield folder

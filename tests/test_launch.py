@@ -1,0 +1,222 @@
+"""The command line: what it passes on, its sentences, its exit status."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from absl.testing import flagsaver
+
+import alite_jax
+import launch
+from alite_jax.config import get_config, override, to_json
+from alite_jax.data import prepare
+from alite_jax.errors import ConfigError, TrainingError
+
+ROOT = Path(__file__).resolve().parent.parent
+
+
+@pytest.fixture(autouse=True)
+def fresh_flags():
+    with flagsaver.flagsaver():
+        yield
+    launch.FLAGS.unparse_flags()
+
+
+@pytest.fixture
+def calls(monkeypatch):
+    """Replaces what the jobs call; holds (job, config, workdir) of each call."""
+    made = []
+    for job in ("train", "evaluate"):
+        # In the module's dict, so that the real ones are not loaded first.
+        monkeypatch.setitem(
+            vars(alite_jax),
+            job,
+            lambda config, workdir, job=job: made.append((job, config, workdir)),
+        )
+
+    def prepare_data(data):
+        made.append(("prepare", data, None))
+        return "some/folder"
+
+    monkeypatch.setattr(prepare, "prepare", prepare_data)
+    return made
+
+
+def run(*arguments):
+    """Runs the command line in this process and returns the exit status."""
+    try:
+        return launch.main(launch.parse(["launch.py", *arguments]))
+    except SystemExit as stop:
+        return stop.code
+
+
+def test_train_is_the_default(calls):
+    assert run("--config=cifar10:smoke", "--workdir=w") == 0
+    assert calls == [("train", get_config("cifar10:smoke"), "w")]
+
+
+def test_overrides_mean_the_same_as_in_python(calls):
+    status = run(
+        "--config=configs/digits.py:density=0.25",
+        "--config.student.epochs=1e2",
+        "--workdir=w",
+        "--config.student.optimizer.step_epochs=8,9",
+        "--config.data.train_split",
+        "train[:90%]",
+        "-config.distillation.alpha=.5",
+        "--job=evaluate",
+    )
+    expected = get_config(
+        "digits:density=0.25",
+        {
+            "student": {"epochs": 100, "optimizer.step_epochs": (8, 9)},
+            "data.train_split": "train[:90%]",
+            "distillation.alpha": 0.5,
+        },
+    )
+    assert status == 0
+    assert calls == [("evaluate", expected, "w")]
+
+
+def test_prepare_passes_the_data_section(calls, capsys):
+    assert run("--config=cifar100", "--job=prepare") == 0
+    assert calls == [("prepare", get_config("cifar100").data, None)]
+    assert capsys.readouterr().out == "cifar100 is ready in some/folder\n"
+
+
+@pytest.mark.parametrize(
+    ("config", "workdir"),
+    [
+        ("digits", "runs/digits"),
+        ("configs/cifar10.py", "runs/cifar10"),
+        ("cifar10:smoke,density=0.05", "runs/cifar10_smoke_density=0.05"),
+        ("some/where/mine.py:a=../b", "runs/mine_a=.._b"),
+    ],
+)
+def test_default_workdir(config, workdir):
+    assert launch.default_workdir(config) == workdir
+
+
+def test_without_a_config_the_run_s_own_is_used(calls, tmp_path):
+    recorded = get_config("cifar10:smoke", {"seed": 3})
+    (tmp_path / "config.json").write_text(to_json(recorded))
+    expected = override(recorded, "logging.progress=false")
+    workdir = f"--workdir={tmp_path}"
+    assert run(workdir, "--job=evaluate", "--config.logging.progress=0") == 0
+    assert run(workdir, "--config=digits") == 0
+    assert run(f"--workdir={tmp_path / 'new'}", "--noconfig") == 2
+    assert run(f"--workdir={tmp_path / 'new'}") == 0
+    assert [config for _, config, _ in calls] == [
+        expected,
+        get_config("digits"),
+        get_config("digits"),
+    ]
+
+
+def test_a_damaged_config_of_a_run(calls, tmp_path, capsys):
+    (tmp_path / "config.json").write_text("{")
+    assert run(f"--workdir={tmp_path}") == 2
+    assert "config.json cannot be used: the config" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--job=trian"], "unknown job 'trian'; did you mean 'train'?"),
+        (["--job=x"], "unknown job 'x'; valid names: evaluate, prepare, train"),
+        (["--wrkdir=x"], "unknown flag --wrkdir; did you mean 'workdir'?"),
+        (["--zzz"], "unknown flag --zzz; valid names: config, job, workdir"),
+        (
+            ["--student.density=1"],
+            "unknown flag --student.density; did you mean 'config.student.density'",
+        ),
+        (["--workdir"], "Missing value for flag --workdir"),
+        (
+            ["cifar10"],
+            "unexpected argument 'cifar10', every setting is written --name=",
+        ),
+        (["--config=cifr10"], "unknown config 'cifr10'; did you mean 'cifar10'"),
+        (["--config=digits:densty=1"], "unknown config argument 'densty=1'; did you"),
+        (["--config.student.densty=1"], "unknown field 'student.densty'; did you mean"),
+        (["--config.student.density=0"], "student.density must be above 0"),
+        (["--config.student.epochs=3.5"], "student.epochs must be a whole number"),
+        (
+            ["--config.student.epochs", "--job=train"],
+            "epochs needs a value, as in --config.student.epochs=VALUE",
+        ),
+        (["--config.student.epochs"], "--config.student.epochs needs a value"),
+    ],
+)
+def test_a_mistake_is_one_sentence_and_status_2(calls, capsys, arguments, message):
+    assert run(*arguments) == 2
+    captured = capsys.readouterr()
+    assert captured.err.startswith("error: ")
+    assert message in captured.err
+    assert captured.err.count("\n") == 1
+    assert captured.out == ""
+    assert calls == []
+
+
+def test_an_error_of_the_run_is_one_sentence(calls, capsys, monkeypatch):
+    def fail(config, workdir):
+        raise TrainingError("the loss is nan at step 3,\nlast checkpoint at step 2")
+
+    monkeypatch.setitem(vars(alite_jax), "train", fail)
+    assert run("--workdir=w") == 2
+    expected = "error: the loss is nan at step 3, last checkpoint at step 2\n"
+    assert capsys.readouterr().err == expected
+
+
+def test_interruption_says_how_to_resume(calls, capsys, monkeypatch):
+    def interrupt(config, workdir):
+        raise KeyboardInterrupt
+
+    monkeypatch.setitem(vars(alite_jax), "train", interrupt)
+    assert run("--workdir=w") == 130
+    assert "the same command again resumes" in capsys.readouterr().err
+
+
+def test_any_other_exception_is_a_defect_and_keeps_its_traceback(calls, monkeypatch):
+    def fail(config, workdir):
+        raise ZeroDivisionError
+
+    monkeypatch.setitem(vars(alite_jax), "train", fail)
+    with pytest.raises(ZeroDivisionError):
+        run("--workdir=w")
+
+
+def test_split_overrides_keeps_the_rest_in_order():
+    argv = ["p", "--a=1", "--config.seed=2", "--config=x", "--config.seed", "-1"]
+    others, overrides = launch.split_overrides(argv)
+    assert others == ["p", "--a=1", "--config=x"]
+    assert overrides == ["seed=2", "seed=-1"]
+    with pytest.raises(ConfigError, match="needs a value"):
+        launch.split_overrides(["p", "--config.seed"])
+
+
+@pytest.mark.parametrize("flag", ["--help", "-h"])
+def test_help_names_jobs_configs_and_arguments(capsys, flag):
+    assert run(flag) == 0
+    text = " ".join(capsys.readouterr().out.split())
+    for part in ("--workdir", *launch.JOBS, "tiny_imagenet", "kernel_size", "smoke"):
+        assert part in text
+    assert "--config.SECTION.FIELD=VALUE" in text
+
+
+def test_a_real_process_exits_with_2_before_loading_jax(tmp_path):
+    done = subprocess.run(
+        [sys.executable, "-X", "importtime", ROOT / "launch.py", "--job=trian"],
+        cwd=tmp_path,
+        env=os.environ | {"PYTHONWARNINGS": "error"},
+        capture_output=True,
+        text=True,
+        timeout=60,
+    )
+    imports = [line for line in done.stderr.splitlines() if line.startswith("import ")]
+    rest = [line for line in done.stderr.splitlines() if line not in imports]
+    assert done.returncode == 2
+    assert rest == ["error: unknown job 'trian'; did you mean 'train'?"]
+    assert not any(line.split("|")[-1].strip() == "jax" for line in imports)
+    assert done.stdout == ""

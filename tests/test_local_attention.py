@@ -1,0 +1,307 @@
+"""Local attention against explicit loops in float64, and its static promises."""
+
+import functools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from references import local_attention_loops
+
+from alite_jax.errors import ConfigError
+from alite_jax.ops.local_attention import BORDERS, METHODS, local_attention
+
+FAST_METHODS = [name for name in METHODS if name != "reference"]
+INPUTS = ("queries", "keys", "values", "row_embeddings", "column_embeddings")
+
+CASES = {
+    "window larger than the map": (3, 2, 7),
+    "map of one pixel": (1, 1, 3),
+    "window of one pixel": (5, 4, 1),
+    "several blocks": (8, 8, 3),
+    "not divisible by the block": (9, 6, 5),
+    "halo wider than a block": (7, 5, 11),
+    "paper's window": (10, 11, 7),
+}
+
+
+def make_inputs(height, width, kernel_size, *, batch=2, heads=2, head_dim=4, seed=0):
+    rng = np.random.default_rng(seed)
+    maps = [rng.normal(size=(batch, height, width, heads, head_dim)) for _ in range(3)]
+    embeddings = [rng.normal(size=(kernel_size, head_dim // 2)) for _ in range(2)]
+    return [*maps, *embeddings]
+
+
+@functools.cache
+def expected_from_loops(case, border):
+    """Inputs, cotangent, output and gradients of a case, in float64."""
+    inputs = make_inputs(*case)
+    cotangent = np.random.default_rng(1).normal(size=inputs[0].shape)
+    loops = local_attention_loops(*inputs, cotangent, border=border)
+    return inputs, cotangent, *loops
+
+
+# Each case is compiled for one run; these make that seven times as quick.
+QUICK = {"xla_backend_optimization_level": 0, "xla_cpu_use_fusion_emitters": False}
+quick_jit = functools.partial(jax.jit, compiler_options=QUICK)
+
+
+@functools.partial(quick_jit, static_argnames=("kernel_size", "border", "method"))
+def attend(*inputs, kernel_size, border="zero", method="auto"):
+    return local_attention(
+        *inputs, kernel_size=kernel_size, border=border, method=method
+    )
+
+
+@functools.partial(quick_jit, static_argnames=("kernel_size", "border", "method"))
+def value_and_gradients(cotangent, *inputs, kernel_size, border, method="auto"):
+    output, pullback = jax.vjp(
+        functools.partial(
+            local_attention, kernel_size=kernel_size, border=border, method=method
+        ),
+        *inputs,
+    )
+    return output, pullback(cotangent)
+
+
+def to_float32(*arrays):
+    return [jnp.asarray(x, jnp.float32) for x in arrays]
+
+
+def assert_gradients_close(found, expected, atol):
+    for name, one, wanted in zip(INPUTS, found, expected, strict=True):
+        scale = max(1.0, np.abs(wanted).max())
+        np.testing.assert_allclose(one / scale, wanted / scale, atol=atol, err_msg=name)
+
+
+@pytest.mark.parametrize("border", BORDERS)
+@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize("case", CASES.values(), ids=CASES.keys())
+def test_value_and_five_gradients_equal_the_loops(case, method, border):
+    inputs, cotangent, expected, expected_gradients = expected_from_loops(case, border)
+    output, gradients = value_and_gradients(
+        *to_float32(cotangent, *inputs),
+        kernel_size=case[2],
+        border=border,
+        method=method,
+    )
+    np.testing.assert_allclose(output, expected, atol=2e-6)
+    assert_gradients_close(gradients, expected_gradients, atol=5e-6)
+
+
+@settings(max_examples=10, deadline=None, derandomize=True)
+@given(
+    height=st.integers(1, 6),
+    width=st.integers(1, 6),
+    kernel_size=st.sampled_from([1, 3, 5, 7]),
+    heads=st.integers(1, 3),
+    half=st.integers(1, 3),
+    border=st.sampled_from(BORDERS),
+    seed=st.integers(0, 99),
+)
+def test_methods_agree_with_the_unfold_on_any_shape(
+    height, width, kernel_size, heads, half, border, seed
+):
+    inputs = to_float32(
+        *make_inputs(
+            height,
+            width,
+            kernel_size,
+            batch=1,
+            heads=heads,
+            head_dim=2 * half,
+            seed=seed,
+        )
+    )
+    outputs = {
+        method: attend(*inputs, kernel_size=kernel_size, border=border, method=method)
+        for method in METHODS
+    }
+    for method in FAST_METHODS:
+        np.testing.assert_allclose(outputs[method], outputs["reference"], atol=3e-6)
+
+
+@pytest.mark.parametrize(
+    "side, same_as", [(10, "all_pairs"), (11, "blocked")], ids=["small", "large"]
+)
+@pytest.mark.parametrize("border", BORDERS)
+def test_auto_takes_the_cheaper_method(side, same_as, border):
+    inputs = to_float32(*make_inputs(side, side, 7, batch=1, heads=1, head_dim=2))
+
+    def jaxpr(method):
+        return str(
+            jax.make_jaxpr(
+                lambda *x: local_attention(
+                    *x, kernel_size=7, border=border, method=method
+                )
+            )(*inputs)
+        )
+
+    assert jaxpr("auto") == jaxpr(same_as)
+    assert jaxpr("blocked") != jaxpr("all_pairs")
+
+
+@pytest.mark.parametrize("border", BORDERS)
+@pytest.mark.parametrize("method", METHODS)
+def test_bfloat16_inputs_give_a_bfloat16_output_near_the_exact_one(method, border):
+    case = CASES["not divisible by the block"]
+    inputs, _, expected, _ = expected_from_loops(case, border)
+    output = attend(
+        *(jnp.asarray(x, jnp.bfloat16) for x in inputs),
+        kernel_size=case[2],
+        border=border,
+        method=method,
+    )
+    assert output.dtype == jnp.bfloat16
+    # Inputs alone are off by 2**-9, and logits reach about 10.
+    np.testing.assert_allclose(np.float64(output), expected, atol=0.1)
+    assert np.mean(np.abs(np.float64(output) - expected)) < 0.01
+
+
+@functools.cache
+def large_logits_from_loops(border):
+    # Whole numbers, so that logits of many thousands are exact in float32.
+    rng = np.random.default_rng(2)
+    inputs = [np.round(100 * x) for x in make_inputs(6, 5, 3, head_dim=4, seed=3)]
+    inputs[2] /= 100
+    cotangent = rng.normal(size=inputs[0].shape)
+    return inputs, cotangent, *local_attention_loops(*inputs, cotangent, border=border)
+
+
+@pytest.mark.parametrize("border", BORDERS)
+@pytest.mark.parametrize("method", METHODS)
+def test_logits_of_thousands_stay_finite_and_right(method, border):
+    inputs, cotangent, expected, expected_gradients = large_logits_from_loops(border)
+    queries, keys = inputs[:2]
+    assert np.abs(np.sum(queries * keys, axis=-1)).max() > 10_000
+    output, gradients = value_and_gradients(
+        *to_float32(cotangent, *inputs), kernel_size=3, border=border, method=method
+    )
+    assert all(np.isfinite(x).all() for x in (output, *gradients))
+    np.testing.assert_allclose(output, expected, atol=1e-5)
+    # Softmax is right to 1e-6, and keys of some hundreds multiply its error.
+    assert_gradients_close(gradients, expected_gradients, atol=5e-4)
+
+
+def test_queries_with_nothing_outside_have_finite_gradients():
+    # The window of the middle pixel touches no border, so its outside mass is zero.
+    inputs = to_float32(*make_inputs(5, 5, 3, batch=1, heads=1))
+    cotangent = jnp.zeros(inputs[0].shape).at[:, 2, 2].set(1.0)
+    output, gradients = value_and_gradients(
+        cotangent, *inputs, kernel_size=3, border="zero", method="all_pairs"
+    )
+    masked, masked_gradients = value_and_gradients(
+        cotangent, *inputs, kernel_size=3, border="mask", method="all_pairs"
+    )
+    assert np.isfinite(output).all()
+    np.testing.assert_allclose(output[:, 2, 2], masked[:, 2, 2], atol=1e-6)
+    assert all(np.isfinite(x).all() for x in gradients)
+    assert_gradients_close(gradients, masked_gradients, atol=1e-6)
+
+
+def largest_intermediate(jaxpr):
+    """The most elements of any array made in a jaxpr or in one nested in it."""
+    sizes = [0]
+    for equation in jaxpr.eqns:
+        sizes += [out.aval.size for out in equation.outvars]
+        sizes += [largest_intermediate(inner) for inner in nested(equation.params)]
+    return max(sizes)
+
+
+def nested(value):
+    if isinstance(value, dict):
+        value = list(value.values())
+    if isinstance(value, (list, tuple)):
+        return [jaxpr for item in value for jaxpr in nested(item)]
+    value = getattr(value, "jaxpr", value)  # a closed jaxpr holds an open one
+    return [value] if hasattr(value, "eqns") else []
+
+
+def largest_of(method, border, side, differentiate):
+    kernel_size, head_dim = 7, 8
+    keys = jax.ShapeDtypeStruct((1, side, side, 1, head_dim), jnp.float32)
+    table = jax.ShapeDtypeStruct((kernel_size, head_dim // 2), jnp.float32)
+
+    # jit, so that the walk has to find its way into a nested jaxpr.
+    @jax.jit
+    def total(*inputs):
+        return jnp.sum(
+            local_attention(
+                *inputs, kernel_size=kernel_size, border=border, method=method
+            )
+        )
+
+    function = jax.grad(total, argnums=range(5)) if differentiate else total
+    jaxpr = jax.make_jaxpr(function)(keys, keys, keys, table, table).jaxpr
+    return largest_intermediate(jaxpr) / (kernel_size**2 * keys.size)
+
+
+@pytest.mark.parametrize("differentiate", [False, True], ids=["forward", "backward"])
+@pytest.mark.parametrize("border", BORDERS)
+@pytest.mark.parametrize("method, side", [("blocked", 32), ("all_pairs", 8)])
+def test_only_the_unfold_makes_a_copy_of_the_keys_for_each_offset(
+    method, side, border, differentiate
+):
+    assert largest_of("reference", border, side, differentiate) >= 1.0
+    assert largest_of(method, border, side, differentiate) < 0.5
+
+
+def test_works_under_vmap_of_grad_and_jit_of_vmap():
+    inputs = to_float32(*make_inputs(4, 5, 3, batch=2, heads=1))
+    maps, tables = inputs[:3], inputs[3:]
+
+    def loss(queries, keys, values):
+        maps = (x[None] for x in (queries, keys, values))
+        return jnp.sum(local_attention(*maps, *tables, kernel_size=3) ** 2)
+
+    each = quick_jit(jax.vmap(jax.grad(loss, argnums=(0, 1, 2))))(*maps)
+    output = attend(*inputs, kernel_size=3)
+    _, together = value_and_gradients(2 * output, *inputs, kernel_size=3, border="zero")
+    for one, other in zip(each, together[:3], strict=True):
+        np.testing.assert_allclose(one, other, atol=1e-5)
+
+
+def shapes(
+    *, map_shape=(1, 4, 4, 2, 4), keys=None, values=None, row=(3, 2), column=None
+):
+    return [
+        jax.ShapeDtypeStruct(shape, jnp.float32)
+        for shape in (
+            map_shape,
+            keys or map_shape,
+            values or map_shape,
+            row,
+            column or row,
+        )
+    ]
+
+
+@pytest.mark.parametrize(
+    "inputs, options, message",
+    [
+        (shapes(), {"kernel_size": 4}, "kernel_size is 4.*odd number"),
+        (shapes(), {"kernel_size": 0}, "kernel_size is 0.*odd number"),
+        (shapes(), {"kernel_size": -1}, "kernel_size is -1.*odd number"),
+        (shapes(map_shape=(1, 4, 4, 2, 3)), {}, "head_dim is 3.*even head_dim"),
+        (shapes(), {"border": "zeros"}, "border 'zeros'; did you mean 'zero'"),
+        (shapes(), {"border": "wrap"}, "border 'wrap'; valid names: mask, zero"),
+        (
+            shapes(),
+            {"method": "all_pair"},
+            "method 'all_pair'; did you mean 'all_pairs'",
+        ),
+        (shapes(), {"method": "fft"}, "method 'fft'; valid names: all_pairs, auto, bl"),
+        (shapes(keys=(1, 4, 5, 2, 4)), {}, r"share one shape.*\(1, 4, 5, 2, 4\)"),
+        (shapes(values=(1, 4, 4, 2, 6)), {}, r"share one shape.*\(1, 4, 4, 2, 6\)"),
+        (shapes(map_shape=(4, 4, 2, 4)), {}, r"share one shape.*\(4, 4, 2, 4\)"),
+        (shapes(row=(5, 2)), {}, r"embeddings must be .* \(3, 2\), found \(5, 2\)"),
+        (shapes(column=(3, 4)), {}, r"\(3, 2\), found \(3, 2\) and \(3, 4\)"),
+    ],
+)
+def test_what_does_not_belong_together_is_named(inputs, options, message):
+    with pytest.raises(ConfigError, match=message):
+        jax.eval_shape(
+            functools.partial(local_attention, **{"kernel_size": 3, **options}), *inputs
+        )

@@ -1,0 +1,352 @@
+"""The networks: sizes, shapes and how their parts fit together."""
+
+import functools
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from alite_jax.errors import ConfigError
+from alite_jax.models.layers import (
+    Conv3x3,
+    LocalSelfAttention,
+    Pointwise,
+    heads_for,
+)
+from alite_jax.models.resnet import BLOCKS, MODELS, Bottleneck, create_model
+from alite_jax.ops.local_attention import local_attention
+from alite_jax.sparsity.masks import count_parameters, named_leaves
+
+TINY = {"num_classes": 5, "width": 4, "kernel_size": 3}
+
+
+@functools.cache
+def variable_shapes(name, image_side=32, **options):
+    model = create_model(name, **options)
+    images = jnp.zeros((1, image_side, image_side, 3))
+    return jax.eval_shape(
+        functools.partial(model.init, train=False), jax.random.key(0), images
+    )
+
+
+def parameters(name, classes, kernel_size=7):
+    shapes = variable_shapes(name, num_classes=classes, kernel_size=kernel_size)
+    return count_parameters(shapes["params"])
+
+
+@pytest.mark.parametrize(
+    "name, classes, expected",
+    [
+        ("resnet50", 10, 23_520_842),
+        ("resnet50", 100, 23_705_252),
+        ("resnet50", 200, 23_910_152),
+        ("resnet26_attention", 10, 8_295_074),
+    ],
+)
+def test_exact_parameters(name, classes, expected):
+    assert parameters(name, classes) == expected
+
+
+@pytest.mark.parametrize(
+    "name, classes, kernel_size, millions",
+    [
+        ("resnet26", 10, 7, "11.66"),
+        ("resnet26", 100, 7, "11.85"),
+        ("resnet26", 200, 7, "12.05"),
+        ("resnet38", 10, 7, "17.59"),
+        ("resnet38", 100, 7, "17.78"),
+        ("resnet38", 200, 7, "17.98"),
+        ("resnet26_attention", 10, 3, "8.294"),
+        ("resnet26_attention_conv1", 10, 3, "8.319"),
+        ("resnet26_attention_conv1", 10, 7, "8.320"),
+        ("resnet26_attention_conv12", 10, 7, "8.516"),
+        ("resnet38_attention", 10, 3, "12.136"),
+        ("resnet38_attention", 10, 7, "12.137"),
+        ("resnet38_attention_conv1", 10, 7, "12.186"),
+        ("resnet50_attention", 10, 3, "15.977"),
+        ("resnet50_attention", 10, 7, "15.979"),
+        ("resnet50_attention_conv1", 10, 7, "16.053"),
+        ("resnet26_attention", 100, 7, "8.479"),
+        ("resnet26_attention_conv1", 100, 7, "8.504"),
+        ("resnet38_attention", 100, 7, "12.322"),
+        ("resnet50_attention", 100, 7, "16.164"),
+        ("resnet26_attention", 200, 7, "8.684"),
+        ("resnet26_attention_conv1", 200, 7, "8.709"),
+        ("resnet38_attention", 200, 7, "12.527"),
+        ("resnet50_attention", 200, 7, "16.369"),
+    ],
+)
+def test_parameters_to_the_printed_digits(name, classes, kernel_size, millions):
+    digits = len(millions.split(".")[1])
+    found = parameters(name, classes, kernel_size) / 1e6
+    assert f"{found:.{digits}f}" == millions
+
+
+def test_normalisation_and_embeddings_hold_the_counts_of_the_paper():
+    def total(name, kernel_size, *parts):
+        shapes = variable_shapes(name, num_classes=10, kernel_size=kernel_size)
+        return sum(
+            leaf.size
+            for path, leaf in named_leaves(shapes["params"])
+            if any(part in path for part in parts)
+        )
+
+    assert total("resnet50", 7, "norm/") == 53_120
+    assert total("resnet26_attention", 7, "norm/") == 30_080
+    tables = [total("resnet26_attention", k, "embeddings") for k in (7, 3)]
+    assert tables[0] - tables[1] == 928
+
+
+@pytest.mark.parametrize("name", MODELS)
+def test_every_model_maps_images_to_float32_logits(name):
+    model = create_model(name, **TINY, dtype=jnp.bfloat16)
+    images = jax.ShapeDtypeStruct((2, 16, 16, 3), jnp.float32)
+    run = functools.partial(model.init_with_output, train=False)
+    logits, variables = jax.eval_shape(run, jax.random.key(0), images)
+    assert logits.shape == (2, 5) and logits.dtype == jnp.float32
+    for path, leaf in named_leaves(variables):
+        assert leaf.dtype == jnp.float32, path
+
+
+@pytest.mark.parametrize("name", MODELS)
+def test_stages_hold_the_operators_and_blocks_of_the_name(name):
+    depth, _, suffix = name.removeprefix("resnet").partition("_")
+    convolutions = {"": 4, "attention": 0, "attention_conv1": 1, "attention_conv12": 2}
+    params = variable_shapes(name, image_side=8, **TINY)["params"]
+    found = [key for key in params if key.startswith("stage")]
+    expected = [
+        f"stage{stage + 1}_block{block + 1}"
+        for stage, blocks in enumerate(BLOCKS[int(depth)])
+        for block in range(blocks)
+    ]
+    assert sorted(found) == sorted(expected)
+    attention = {"query", "key", "value", "row_embeddings", "column_embeddings"}
+    for key in found:
+        is_convolution = int(key[len("stage")]) <= convolutions[suffix]
+        wanted = {"kernel"} if is_convolution else attention
+        assert set(params[key]["spatial"]) == wanted, key
+        # A shortcut has weights only where the shape changes: first in each stage.
+        assert ("shortcut" in params[key]) == key.endswith("block1"), key
+
+
+@pytest.mark.parametrize("name", MODELS)
+def test_only_normalisation_and_the_classifier_have_biases(name):
+    for path, _ in named_leaves(variable_shapes(name, image_side=8, **TINY)["params"]):
+        if path.endswith("bias"):
+            assert "norm/" in path or path == "classifier/bias", path
+
+
+def inputs_of_calls(model, images, wanted):
+    """The shape that reaches each module whose path ends in `wanted`."""
+    found = {}
+
+    def record(call, args, kwargs, context):
+        if context.method_name == "__call__" and context.module.path[-1:] == (wanted,):
+            found["/".join(context.module.path)] = args[0].shape
+        return call(*args, **kwargs)
+
+    def run(key):
+        with nn.intercept_methods(record):
+            return model.init(key, images, train=False)
+
+    jax.eval_shape(run, jax.random.key(0))
+    return found
+
+
+@pytest.mark.parametrize("name", ["resnet26", "resnet26_attention"])
+def test_attention_runs_before_and_normalisation_after_the_downsampling(name):
+    model = create_model(name, **TINY)
+    images = jnp.zeros((1, 32, 32, 3))
+    spatial = inputs_of_calls(model, images, "spatial")
+    norm = inputs_of_calls(model, images, "spatial_norm")
+    expand = inputs_of_calls(model, images, "expand")
+    for stage, (before, after) in enumerate([(32, 32), (32, 16), (16, 8), (8, 4)]):
+        block, width = f"stage{stage + 1}_block1", 4 * 2**stage
+        assert spatial[f"{block}/spatial"] == (1, before, before, width)
+        assert norm[f"{block}/spatial_norm"] == (1, after, after, width)
+        assert expand[f"{block}/expand"] == (1, after, after, width)
+    assert spatial["stage3_block2/spatial"] == (1, 8, 8, 16)
+
+
+@pytest.mark.parametrize("operator", [Conv3x3, LocalSelfAttention])
+@pytest.mark.parametrize("height, width", [(7, 7), (5, 8), (1, 1)])
+def test_odd_maps_shrink_alike_for_operator_and_shortcut(operator, height, width):
+    block = Bottleneck(
+        features=4,
+        stride=2,
+        spatial=operator,
+        norm=functools.partial(nn.BatchNorm, use_running_average=True),
+    )
+    inputs = jax.ShapeDtypeStruct((1, height, width, 8), jnp.float32)
+    output, _ = jax.eval_shape(block.init_with_output, jax.random.key(0), inputs)
+    assert output.shape == (1, -(-height // 2), -(-width // 2), 16)
+
+
+def test_a_student_runs_on_odd_images():
+    model = create_model("resnet26_attention", **TINY)
+    images = jnp.zeros((1, 7, 7, 3))
+    run = functools.partial(model.init_with_output, train=True)
+    logits, _ = jax.eval_shape(run, jax.random.key(0), images)
+    assert logits.shape == (1, 5)
+
+
+@pytest.mark.parametrize(
+    "channels, heads, expected",
+    [
+        (64, 8, 8),
+        (128, 8, 8),
+        (512, 8, 8),
+        (32, 8, 4),
+        (16, 8, 2),
+        (8, 8, 1),
+        (4, 8, 1),
+        (2, 8, 1),
+        (64, 1, 1),
+        (64, 4, 4),
+        (16, 3, 2),  # three would be too narrow
+        (48, 3, 3),
+        (24, 8, 3),
+    ],
+)
+def test_heads_are_reduced_to_keep_eight_channels_each(channels, heads, expected):
+    assert heads_for(channels, heads) == expected
+
+
+@pytest.mark.parametrize("channels, heads", [(64, 3), (36, 8), (3, 8), (18, 2)])
+def test_heads_that_do_not_divide_the_channels_are_an_error(channels, heads):
+    with pytest.raises(
+        ConfigError, match=f"do not divide {channels} channels.*student"
+    ):
+        heads_for(channels, heads)
+
+
+@pytest.mark.parametrize("stride", [1, 2])
+@pytest.mark.parametrize("border", ["zero", "mask"])
+def test_attention_layer_is_projections_attention_and_pooling(stride, border):
+    layer = LocalSelfAttention(16, stride=stride, kernel_size=3, border=border)
+    inputs = jax.random.normal(jax.random.key(0), (2, 5, 4, 6))
+    output, variables = layer.init_with_output(jax.random.key(1), inputs)
+    params = variables["params"]
+    x = np.asarray(inputs)
+    queries, keys, values = (
+        (x @ np.asarray(params[name]["kernel"])).reshape(2, 5, 4, 2, 8)
+        for name in ("query", "key", "value")
+    )
+    expected = local_attention(
+        *map(jnp.asarray, (queries, keys, values)),
+        params["row_embeddings"],
+        params["column_embeddings"],
+        kernel_size=3,
+        border=border,
+        method="all_pairs",
+    )
+    expected = np.asarray(expected).reshape(2, 5, 4, 16)
+    if stride == 2:
+        # 2x2 means; the fifth row has no partner.
+        rows = [expected[:, [0, 1]], expected[:, [2, 3]], expected[:, [4]]]
+        pooled = [row.mean(axis=1) for row in rows]
+        expected = np.stack(pooled, axis=1).reshape(2, 3, 2, 2, 16).mean(axis=3)
+    np.testing.assert_allclose(output, expected, atol=1e-5)
+
+
+def test_heads_share_the_embeddings_and_projections_have_no_bias():
+    layer = LocalSelfAttention(64, kernel_size=7)
+    inputs = jnp.zeros((1, 4, 4, 32))
+    params = jax.eval_shape(layer.init, jax.random.key(0), inputs)["params"]
+    assert {path: leaf.shape for path, leaf in named_leaves(params)} == {
+        "query/kernel": (32, 64),
+        "key/kernel": (32, 64),
+        "value/kernel": (32, 64),
+        "row_embeddings": (7, 4),  # 8 heads of 8 channels, half of them for rows
+        "column_embeddings": (7, 4),
+    }
+
+
+def test_embeddings_start_with_the_variance_of_one_head():
+    layer = LocalSelfAttention(512, kernel_size=31, heads=4)
+    params = layer.init(jax.random.key(0), jnp.zeros((1, 1, 1, 8)))["params"]
+    for name in ("row_embeddings", "column_embeddings"):
+        np.testing.assert_allclose(np.std(params[name]), 128**-0.5, rtol=0.05)
+
+
+@pytest.mark.parametrize("stride", [1, 2])
+def test_pointwise_equals_a_1x1_convolution(stride):
+    inputs = jax.random.normal(jax.random.key(0), (2, 5, 4, 3))
+    output, variables = Pointwise(6, stride).init_with_output(jax.random.key(1), inputs)
+    expected = jax.lax.conv_general_dilated(
+        inputs,
+        variables["params"]["kernel"][None, None],
+        window_strides=(stride, stride),
+        padding="VALID",
+        dimension_numbers=("NHWC", "HWIO", "NHWC"),
+    )
+    np.testing.assert_allclose(output, expected, atol=1e-5)
+
+
+@pytest.mark.parametrize("stride", [1, 2])
+def test_conv3x3_equals_a_sum_over_shifts(stride):
+    inputs = jax.random.normal(jax.random.key(0), (1, 5, 4, 3))
+    output, variables = Conv3x3(2, stride).init_with_output(jax.random.key(1), inputs)
+    kernel = np.asarray(variables["params"]["kernel"])
+    padded = np.pad(inputs, ((0, 0), (1, 1), (1, 1), (0, 0)))
+    full = sum(
+        padded[:, a : a + 5, b : b + 4] @ kernel[a, b]
+        for a in range(3)
+        for b in range(3)
+    )
+    np.testing.assert_allclose(output, full[:, ::stride, ::stride], atol=1e-5)
+
+
+def test_statistics_change_in_training_only():
+    model = create_model("resnet26", num_classes=3, width=2)
+    images = jax.random.normal(jax.random.key(0), (4, 4, 4, 3)) + 2.0
+
+    @jax.jit
+    def run(key):
+        variables = model.init(key, images, train=False)
+        _, trained = model.apply(variables, images, train=True, mutable="batch_stats")
+        _, evaluated = model.apply(
+            variables, images, train=False, mutable="batch_stats"
+        )
+        return variables["batch_stats"], trained["batch_stats"], evaluated
+
+    before, trained, evaluated = run(jax.random.key(1))
+    jax.tree.map(np.testing.assert_array_equal, evaluated["batch_stats"], before)
+    for (path, old), (_, new) in zip(
+        named_leaves(before), named_leaves(trained), strict=True
+    ):
+        assert not np.array_equal(old, new), path
+        assert np.isfinite(new).all(), path
+
+
+def test_running_statistics_move_by_a_tenth():
+    norm = Bottleneck(
+        features=1,
+        stride=1,
+        spatial=Conv3x3,
+        norm=functools.partial(nn.BatchNorm, use_running_average=False, momentum=0.9),
+    )
+    inputs = jax.random.normal(jax.random.key(0), (3, 2, 2, 4))
+    variables = norm.init(jax.random.key(1), inputs)
+    _, updates = norm.apply(variables, inputs, mutable="batch_stats")
+    reduced = np.asarray(inputs) @ np.asarray(variables["params"]["reduce"]["kernel"])
+    np.testing.assert_allclose(
+        updates["batch_stats"]["reduce_norm"]["mean"],
+        0.1 * reduced.mean(axis=(0, 1, 2)),
+        atol=1e-6,
+    )
+
+
+@pytest.mark.parametrize(
+    "name, message",
+    [
+        ("resnet26_atention", "'resnet26_atention'; did you mean 'resnet26_attention'"),
+        ("resnet18", "'resnet18'; did you mean"),
+        ("vit", "'vit'; valid names: .*resnet50_attention_conv12"),
+    ],
+)
+def test_an_unknown_model_is_an_error(name, message):
+    with pytest.raises(ConfigError, match=message):
+        create_model(name, num_classes=10)
