@@ -24,7 +24,7 @@ def get_config(arg: str = "") -> ConfigDict:
     config.teacher.width = 16
     config.teacher.epochs = 15
     config.student.width = 16
-    config.student.density = 0.05
+    config.student.density = 0.075
     config.student.epochs = 25
     for network in (config.teacher, config.student):
         network.optimizer.learning_rate = 0.05

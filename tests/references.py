@@ -121,7 +121,7 @@ def sparse_momentum(weights, momentum, masks, prune_rate):
     kept = []
     for n in layers:
         rate = f32(prune_rate)
-        sparsity = f32(1) - f32(active[n]) / f32(sizes[n])
+        sparsity = f32(sizes[n] - active[n]) / f32(sizes[n])
         # Nearly dense and important: it would only get its weights back.
         if sparsity < f32(0.2) and importance[n] > f32(1 / len(masks)):
             rate = min(rate, sparsity)

@@ -6,8 +6,9 @@ import numpy as np
 import pytest
 from archives import data_config
 
+from alite_jax.config import get_config
 from alite_jax.data.augment import augment, normalize
-from alite_jax.data.sources import DATASETS, load_split
+from alite_jax.data.sources import dataset_spec, load_split
 
 SHAPES = [(7, 8, 8, 1), (5, 6, 9, 3), (1, 4, 4, 3)]
 
@@ -81,7 +82,7 @@ def test_the_key_decides_and_jit_does_not() -> None:
 
 def test_digits_are_cropped_but_not_mirrored() -> None:
     images = load_split(data_config(), "train").images[:8]
-    flip = DATASETS["digits"].flip
+    flip = get_config("digits").data.flip
     for seed in range(4):
         key = jax.random.key(seed)
         result = augment(key, jnp.asarray(images), crop_padding=1, flip=flip)
@@ -101,7 +102,7 @@ def test_normalize_hand_made_numbers() -> None:
 
 
 def test_normalized_training_digits_have_zero_mean_and_unit_deviation() -> None:
-    spec = DATASETS["digits"]
+    spec = dataset_spec("digits")
     pixels = normalize(load_split(data_config(), "train").images, spec.mean, spec.std)
     assert abs(float(pixels.mean())) < 1e-3
     assert abs(float(pixels.std()) - 1) < 1e-3

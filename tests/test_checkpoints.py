@@ -67,6 +67,11 @@ def make_state(seed: int = 0, dtype: Any = np.float32) -> State:
     return State(np.int32(seed), params, stats, opt_state, masks)
 
 
+def model_of(state: State) -> dict[str, Any]:
+    """What evaluation and a teacher need."""
+    return {name: getattr(state, name) for name in ("params", "batch_stats", "masks")}
+
+
 def assert_same(found: Any, wanted: Any) -> None:
     assert_trees_all_equal_structs(found, wanted)
     for ours, theirs in zip(
@@ -127,13 +132,8 @@ def test_restore_takes_an_abstract_template(saved: Path) -> None:
 
 def test_restore_model_does_not_need_the_train_item(saved: Path) -> None:
     shutil.rmtree(saved / "2" / "train")
-    wanted = make_state(2)
-    template = {
-        "params": make_state(0).params,
-        "batch_stats": make_state(0).batch_stats,
-    }
-    model = open_checkpoints(saved).restore_model(template)
-    assert_same(model, {"params": wanted.params, "batch_stats": wanted.batch_stats})
+    model = open_checkpoints(saved).restore_model(model_of(make_state(0)))
+    assert_same(model, model_of(make_state(2)))
 
 
 def test_reading_writes_nothing(saved: Path, tmp_path: Path) -> None:
@@ -231,10 +231,7 @@ def test_missing_checkpoints_say_what_is_there(saved: Path, tmp_path: Path) -> N
 
 
 def test_checkpoint_of_another_model_is_refused(saved: Path) -> None:
-    template = {
-        "params": make_state(0).params,
-        "batch_stats": make_state(0).batch_stats,
-    }
+    template = model_of(make_state(0))
     message = (
         f"the checkpoints in {saved} are of another model, with width = 16 where this "
         "run has 64: use another --workdir or the same model"

@@ -6,6 +6,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from compiling import quick_jit
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from references import local_attention_loops
@@ -41,11 +42,6 @@ def expected_from_loops(case, border):
     cotangent = np.random.default_rng(1).normal(size=inputs[0].shape)
     loops = local_attention_loops(*inputs, cotangent, border=border)
     return inputs, cotangent, *loops
-
-
-# Each case is compiled for one run; these make that seven times as quick.
-QUICK = {"xla_backend_optimization_level": 0, "xla_cpu_use_fusion_emitters": False}
-quick_jit = functools.partial(jax.jit, compiler_options=QUICK)
 
 
 @functools.partial(quick_jit, static_argnames=("kernel_size", "border", "method"))

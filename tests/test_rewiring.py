@@ -6,6 +6,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from compiling import quick_jit
 from references import sparse_momentum
 
 from alite_jax.errors import ConfigError
@@ -23,7 +24,7 @@ MANY = {f"layer{n:02}": {"kernel": (n + 1, 7)} for n in range(20)}
 ONE = {"kernel": (40,)}
 
 
-@functools.partial(jax.jit, static_argnames="method")
+@functools.partial(quick_jit, static_argnames="method")
 def rewire_jitted(params, scores, masks, prune_rate, key, method="sparse_momentum"):
     return rewire(params, scores, masks, prune_rate, key, method)
 
@@ -108,12 +109,17 @@ def test_the_oracle_sees_every_branch():
 
 @pytest.mark.parametrize("method", METHODS)
 def test_jit_changes_nothing(method):
-    params, scores, masks = make_case(SHAPES, 0.2, 0)
-    arguments = (params, scores, jax.tree.map(jnp.asarray, masks), 0.5)
-    key = jax.random.key(3)
-    assert_same_masks(
-        rewire(*arguments, key, method), rewire_jitted(*arguments, key, method)
+    # An important layer that is dense has nothing to drop, but would drop a weight if
+    # its sparsity, compiled, were not exactly zero: in float32 55 * (1 / 55) is not 1.
+    params, scores, masks = make_case(
+        {"a": (5, 11), "b": (10, 7), "scale": (4,)}, 0.3, 0
     )
+    masks["a"][:] = True
+    scores["a"] = np.float32(100 * np.sign(scores["a"]))
+    masks = jax.tree.map(jnp.asarray, masks)
+    arguments = (params, scores, masks, 0.5, jax.random.key(3))
+    compiled = jax.jit(functools.partial(rewire, method=method))
+    assert_same_masks(rewire(*arguments, method), compiled(*arguments))
 
 
 @pytest.mark.parametrize("method", METHODS)
@@ -191,11 +197,11 @@ def test_a_small_example_by_hand():
 
 def test_growth_sees_absent_weights():
     params, masks = small_example()
-    # Momentum is zero on all that is active apart from one weight of each layer, and
-    # largest, with a negative sign, on one absent weight of each.
+    # Active weights have a mean |momentum| of 1 in both layers, so each drops and grows
+    # one. It is largest, with a negative sign, on one absent weight of each.
     scores = {
-        "a": jnp.array([[1.0, 0.2, 0.0], [-9.0, 0.0, 0.1]]),
-        "b": jnp.array([0.1, 1.0, 0.2, 0.0, 0.0, -9.0]),
+        "a": jnp.array([[3.0, 0.2, 0.0], [-9.0, 0.0, 0.1]]),
+        "b": jnp.array([0.1, 2.0, 0.2, 0.0, 0.0, -9.0]),
         "scale": jnp.zeros(2),
     }
     found = rewire_jitted(params, scores, masks, 0.3, jax.random.key(0))
@@ -252,24 +258,28 @@ def test_one_layer_of_overwhelming_momentum_is_filled_to_99_percent():
     scores = {"a": scores["a"] * 1e6, "b": scores["b"], "c": scores["c"]}
     found = rewire_jitted(params, scores, masks, 0.5, jax.random.key(0))
     # a keeps 40 of 80 and gets 158 of its 160 zeros; b and c share the rest of the
-    # 440 freed, 141 each, on top of the 200 that each kept.
-    assert counts(found) == [198, 341, 341]
+    # 440 freed, 141 each up to rounding, on top of the 200 that each kept.
+    first, second, third = counts(found)
+    assert first == 198 and second + third == 682
+    assert abs(second - third) <= 2
 
 
-def test_a_nearly_dense_important_layer_is_protected():
-    shapes = {"a": (100,), "b": (100,)}
-    params, scores, masks = make_case(shapes, 0.9, 8)
-    masks["b"] = np.arange(100) < 30
-    scores = {"a": np.full(100, 9, np.float32), "b": np.full(100, 1, np.float32)}
-    params = apply_masks(masks, params)
+@pytest.mark.parametrize("active, dropped", [(90, 9), (81, 16), (80, 40), (100, 0)])
+def test_a_nearly_dense_important_layer_drops_at_most_its_sparsity(active, dropped):
+    masks = {"a": np.arange(100) < active, "b": np.arange(100) < 30}
+    params = {
+        name: np.float32(mask * np.arange(1, 101)) for name, mask in masks.items()
+    }
+    # Absent weights have no momentum, so that b takes back what both dropped.
+    scores = {"a": np.float32(masks["a"]) * 9, "b": np.ones(100, np.float32)}
+    scores["a"][:50] = 0.0
     found = rewire_jitted(params, scores, masks, 0.5, jax.random.key(0))
-    # a drops its sparsity, ceil(.1 * 90) = 9 or 10 in float32, instead of 45.
-    dropped = np.sum(masks["a"] & ~np.asarray(found["a"]))
-    assert dropped <= 10
-    smallest = np.argsort(np.where(masks["a"], np.abs(params["a"]), np.inf))
-    assert set(np.flatnonzero(masks["a"] & ~np.asarray(found["a"]))) <= set(
-        smallest[:10]
+    kept_at_least = np.arange(100)[dropped:active]
+    assert np.all(found["a"][kept_at_least])
+    expected = sparse_momentum(
+        *(prunable(tree, masks) for tree in (params, scores, masks)), 0.5
     )
+    assert counts(found) == [int(mask.sum()) for mask in expected]
 
 
 def test_no_prunable_layer_is_no_problem():

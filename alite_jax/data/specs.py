@@ -17,7 +17,6 @@ class DatasetSpec:
         eval_split: the TFDS split to evaluate on.
         mean: mean of each channel of the training images, in units of 255.
         std: standard deviation of each channel, in units of 255.
-        flip: whether a mirrored image still belongs to its class.
     """
 
     name: str
@@ -27,7 +26,6 @@ class DatasetSpec:
     eval_split: str
     mean: tuple[float, ...]
     std: tuple[float, ...]
-    flip: bool
 
 
 # The CIFAR constants are the published ones of the official training images. Those of
@@ -44,7 +42,6 @@ DATASETS = {
             eval_split="test",
             mean=(0.3061,),
             std=(0.3765,),
-            flip=False,
         ),
         DatasetSpec(
             name="cifar10",
@@ -54,7 +51,6 @@ DATASETS = {
             eval_split="test",
             mean=(0.4914, 0.4822, 0.4465),
             std=(0.2470, 0.2435, 0.2616),
-            flip=True,
         ),
         DatasetSpec(
             name="cifar100",
@@ -64,7 +60,6 @@ DATASETS = {
             eval_split="test",
             mean=(0.5071, 0.4865, 0.4409),
             std=(0.2673, 0.2564, 0.2762),
-            flip=True,
         ),
         DatasetSpec(
             name="tiny_imagenet",
@@ -74,7 +69,6 @@ DATASETS = {
             eval_split="validation",
             mean=(0.4802, 0.4481, 0.3975),
             std=(0.2770, 0.2691, 0.2821),
-            flip=True,
         ),
     )
 }

@@ -137,7 +137,9 @@ def _to_drop(
     """
     rate = jnp.full(sizes.shape, prune_rate, jnp.float32)
     if redistribute:
-        sparsity = 1 - nonzero / sizes
+        # Compiled, a division by constants becomes a product with their reciprocals,
+        # which differs in the last bit, and `ceil` makes a weight of that.
+        sparsity = (sizes - nonzero) / jax.lax.optimization_barrier(sizes)
         protected = (sparsity < _DENSE_SPARSITY) & (importance > 1 / sizes.size)
         rate = jnp.where(protected, jnp.minimum(sparsity, rate), rate)
     dropped = jnp.ceil(rate * nonzero).astype(jnp.int32)
@@ -165,6 +167,7 @@ def _allocate(
     shares = jnp.cumsum(importance)
     bounds = jnp.floor(shares / jnp.maximum(shares[-1], 1e-30) * total)
     bounds = jnp.minimum(bounds.astype(jnp.int32), total).at[-1].set(total)
+    bounds = jax.lax.cummax(bounds)  # a parallel sum of floats may dip in the last bit
     grown = jnp.diff(bounds, prepend=0)
     grown = jnp.minimum(jnp.where(shares[-1] > 0, grown, fallback), capacity)
 

@@ -1,11 +1,11 @@
 """Checkpoints of one run: Orbax behind a few calls, plus the checks that it lacks.
 
-A checkpoint is an Orbax composite of three items. `model` holds the parameters and
-BatchNorm statistics (all that evaluation and a teacher need), `train` the rest of the
-training state, `meta` a JSON document with the identity of the model, the caller's
-extra values and the dtype, shape and SHA-256 of every leaf. Orbax casts to another
-dtype and returns flipped bytes without a word, so every leaf is compared with `meta`
-when it is read, and `meta` with its own digest.
+A checkpoint is an Orbax composite of three items. `model` holds the parameters, the
+BatchNorm statistics and the masks (all that evaluation and a teacher need), `train` the
+rest of the training state, `meta` a JSON document with the identity of the model, the
+caller's extra values and the dtype, shape and SHA-256 of every leaf. Orbax casts to
+another dtype and returns flipped bytes without a word, so every leaf is compared with
+`meta` when it is read, and `meta` with its own digest.
 
 Arrays are stored flat under their tree path (`opt_state/1/trace/stem/kernel`) and put
 back into the caller's template: named tuples, `None` and empty states then come back as
@@ -94,8 +94,8 @@ class Checkpoints:
 
         Args:
             step: training steps done, at least 0.
-            state: pytree dataclass with the fields `params` and `batch_stats` and any
-                others, its leaves numpy arrays or numbers.
+            state: pytree dataclass with the fields `params`, `batch_stats`, `masks` and
+                any others, its leaves numpy arrays or numbers.
             metrics: numbers to keep with the checkpoint, for people who look at it.
             extra: JSON values that `restore` hands back (data position, seconds, ...).
 
@@ -165,10 +165,11 @@ class Checkpoints:
     def restore_model(
         self, template: Mapping[str, Any], step: int | None = None
     ) -> dict[str, Any]:
-        """Returns parameters and BatchNorm statistics; `train` is not even read.
+        """Returns the item `model` alone; `train` is not even read.
 
         Args:
-            template: `{"params": ..., "batch_stats": ...}`, as in `restore`.
+            template: `{"params": ..., "batch_stats": ..., "masks": ...}`, a template as
+                in `restore`.
             step: as in `restore`.
 
         Raises:

@@ -60,7 +60,10 @@ class Evaluator:
             self._data.evaluation, self._batch_size, parallel.device_count()
         )
         sums = jax.device_get([self._step(variables, batch) for batch in batches])
-        totals = {name: np.sum([s[name][0] for s in sums]) for name in sums[0]}
+        totals = {
+            name: np.sum([s[name][0] for s in sums], dtype=np.float64)
+            for name in sums[0]
+        }
         return {
             "eval_accuracy": float(totals["correct"] / totals["count"]),
             "eval_loss": float(totals["loss"] / totals["count"]),

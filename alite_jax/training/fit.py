@@ -92,7 +92,7 @@ def fit(
     """Trains to the end, resuming from the newest whole checkpoint.
 
     Checkpoints are written after each epoch and every `config.checkpoint.every_steps`,
-    never with a loss that is not finite in them.
+    never after a loss or a gradient that is not finite.
 
     Args:
         network: what to train.
@@ -107,7 +107,8 @@ def fit(
         all the processes that worked on it, without evaluations.
 
     Raises:
-        TrainingError: the loss is not finite; names the step and the last checkpoint.
+        TrainingError: the loss or the gradient is not finite; names the step and the
+            last checkpoint.
         CheckpointError: a checkpoint cannot be read or written.
     """
     shards = parallel.device_count()
@@ -221,7 +222,7 @@ class _Window:
         """Returns the means over the window and starts a new one.
 
         Raises:
-            TrainingError: a loss is not finite.
+            TrainingError: a loss or a gradient is not finite.
         """
         fetched = [
             (step, {name: value[0] for name, value in metrics.items()})
@@ -229,17 +230,25 @@ class _Window:
         ]
         self._steps = []
         for step, metrics in fetched:
-            if not np.isfinite(metrics["loss"]):
-                saved = self._checkpoints.latest_step()
-                kept = f"step {saved} is the last good checkpoint"
-                raise TrainingError(
-                    f"{self._phase}: the loss is {metrics['loss']} at step {step};"
-                    f" {kept if saved is not None else 'no checkpoint was written yet'}"
-                    f" in {self._checkpoints.directory}: lower"
-                    f" {self._phase}.optimizer.learning_rate or set its clip_norm, in"
-                    " a new workdir"
-                )
+            # A gradient of NaN ruins the weights now and the loss at the next step only.
+            for name in ("loss", "gradient_norm"):
+                if not np.isfinite(metrics[name]):
+                    raise self._failure(step, name.replace("_", " "), metrics[name])
         return {
             name: float(np.mean([metrics[name] for _, metrics in fetched]))
             for name in fetched[0][1]
         }
+
+    def _failure(self, step: int, name: str, value: float) -> TrainingError:
+        saved = self._checkpoints.latest_step()
+        kept = (
+            "no checkpoint was written yet"
+            if saved is None
+            else f"step {saved} is the last good checkpoint"
+        )
+        return TrainingError(
+            f"{self._phase}: the {name} is {value} at step {step}; {kept} in"
+            f" {self._checkpoints.directory}: lower"
+            f" {self._phase}.optimizer.learning_rate or set its clip_norm, in a new"
+            " workdir"
+        )

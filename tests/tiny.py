@@ -1,0 +1,103 @@
+"""Networks, data and runs so small that compiling them takes a second or two."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import flax.linen as nn
+import jax
+import numpy as np
+import pytest
+from ml_collections import ConfigDict
+
+import alite_jax
+from alite_jax.data.sources import Split
+from alite_jax.data.specs import DATASETS
+from alite_jax.models import resnet
+from alite_jax.training.evaluation import Data
+from alite_jax.training.step import AXIS
+
+# Four steps an epoch.
+SETTINGS = {
+    "data.batch_size": 16,
+    "data.eval_batch_size": 16,
+    "data.train_split": "train[:64]",
+    "data.eval_split": "test[:50]",
+    "teacher.model": "tiny",
+    "teacher.width": 8,
+    "teacher.epochs": 2,
+    "teacher.optimizer.warmup_epochs": 0.5,
+    "student.model": "tiny_attention",
+    "student.width": 8,
+    "student.kernel_size": 3,
+    "student.density": 0.25,
+    "student.epochs": 3,
+    "student.optimizer.warmup_epochs": 0.5,
+    "logging.every_steps": 1,
+    "logging.progress": False,
+    "logging.tensorboard": False,
+}
+
+
+class TwoLayers(nn.Module):
+    """BatchNorm over the pixels, then two dense layers.
+
+    Attributes:
+        axis_name: as for `ResNet`.
+        hidden: features between the layers.
+    """
+
+    axis_name: str | None = AXIS
+    hidden: int = 16
+
+    @nn.compact
+    def __call__(self, images: jax.Array, *, train: bool) -> jax.Array:
+        x = images.reshape(len(images), -1)
+        x = nn.BatchNorm(
+            use_running_average=not train,
+            momentum=0.9,
+            axis_name=self.axis_name,
+            name="norm",
+        )(x)
+        x = nn.relu(nn.Dense(self.hidden, name="hidden")(x))
+        return nn.Dense(10, name="classifier")(x)
+
+
+@contextmanager
+def tiny_models() -> Iterator[None]:
+    """Adds the models `tiny` and `tiny_attention`, of one block each, to the table."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setitem(resnet.BLOCKS, 2, (1,))
+        for name, operator in (("tiny", "conv"), ("tiny_attention", "attention")):
+            spec = resnet.ModelSpec(2, (operator,))  # type: ignore[arg-type]
+            patch.setitem(resnet.MODELS, name, spec)
+        yield
+
+
+def tiny_config(changes: dict[str, Any] | None = None) -> ConfigDict:
+    """Returns a config of digits; needs `tiny_models` unless it names other models."""
+    return alite_jax.get_config("digits", [SETTINGS, changes or {}])
+
+
+def random_split(count: int, seed: int = 0) -> Split:
+    """Returns 8x8 images of noise in which a bright row gives the label away."""
+    random = np.random.default_rng(seed)
+    labels = random.integers(0, 8, count, np.int32)
+    images = random.integers(0, 100, (count, 8, 8, 1), np.uint8)
+    images[np.arange(count), labels] += 100
+    return Split(images, labels)
+
+
+def random_data() -> Data:
+    """Returns 64 examples to train on and 50 to evaluate on."""
+    return Data(DATASETS["digits"], random_split(64), random_split(50, seed=1))
+
+
+def assert_same(found: Any, wanted: Any) -> None:
+    """Checks that two pytrees are equal to the last bit, types of numbers included."""
+    assert jax.tree.structure(found) == jax.tree.structure(wanted)
+    for ours, theirs in zip(
+        jax.tree.leaves(found), jax.tree.leaves(wanted), strict=True
+    ):
+        assert np.asarray(ours).dtype == np.asarray(theirs).dtype
+        np.testing.assert_array_equal(ours, theirs)
