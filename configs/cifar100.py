@@ -3,9 +3,10 @@
     python launch.py --config=configs/cifar100.py --job=prepare
     python launch.py --config=configs/cifar100.py --workdir=runs/cifar100
 
-Cost: the full-size recipe is meant for an accelerator (RESULT PENDING hours);
-`configs/cifar100.py:smoke` takes RESULT PENDING seconds on 2 CPU cores.
-Expected on the 10,000 test images: teacher RESULT PENDING %, student RESULT PENDING %.
+Cost: 200 epochs each of teacher and student take 1.4e17 floating-point operations (6 a
+MAC and training image, 2 for the frozen teacher's), so they want an accelerator;
+`configs/cifar100.py:smoke` takes about SMOKE_SECONDS on 2 CPU cores.
+Expected on the 10,000 test images: not measured yet in the full size.
 The student keeps 10 % of its weights, 27.0 times fewer parameters than its teacher.
 """
 

@@ -3,10 +3,10 @@
     python launch.py --config=configs/tiny_imagenet.py --job=prepare
     python launch.py --config=configs/tiny_imagenet.py --workdir=runs/tiny_imagenet
 
-Cost: the full-size recipe is meant for an accelerator (RESULT PENDING hours);
-`configs/tiny_imagenet.py:smoke` takes RESULT PENDING seconds on 2 CPU cores.
-Expected on the 10,000 validation images: teacher RESULT PENDING %, student RESULT
-PENDING %.
+Cost: 200 epochs each of teacher and student take 1.2e18 floating-point operations (6 a
+MAC and training image, 2 for the frozen teacher's), so they want an accelerator;
+`configs/tiny_imagenet.py:smoke` takes about SMOKE_SECONDS on 2 CPU cores.
+Expected on the 10,000 validation images: not measured yet in the full size.
 The student keeps 10 % of its weights, 26.7 times fewer parameters than its teacher.
 """
 

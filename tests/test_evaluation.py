@@ -25,8 +25,10 @@ def variables() -> Any:
         jax.random.key(0),
     )
     return jax.tree.map(
-        lambda leaf: random.uniform(0.1, 1, leaf.shape).astype(np.float32)
-        - np.float32(0.5 * (leaf.ndim > 1)),
+        lambda leaf: (
+            random.uniform(0.1, 1, leaf.shape).astype(np.float32)
+            - np.float32(0.5 * (leaf.ndim > 1))
+        ),
         shapes,
     )
 

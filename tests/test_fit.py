@@ -46,9 +46,7 @@ def make_network(folder: Path, config: Any, model: Any = None) -> Network:
         phase="student",
         model=model or TwoLayers(),
         recipe=config.student,
-        objective=Objective(
-            label_smoothing=config.student.optimizer.label_smoothing
-        ),
+        objective=Objective(label_smoothing=config.student.optimizer.label_smoothing),
         make_masks=partial(init_masks, density=density)
         if density < 1
         else lambda key, params: dense_masks(params),

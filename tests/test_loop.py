@@ -403,4 +403,6 @@ def test_kill_9_at_any_moment(tmp_path: Path) -> None:
     ]
     assert digests[:2] == digests[2:], seed
     assert records(tmp_path / "killed") == records(tmp_path / "undisturbed"), seed
-    assert np.isfinite([line.get("loss", 0.0) for line in records(tmp_path / "killed")]).all()
+    assert np.isfinite(
+        [line.get("loss", 0.0) for line in records(tmp_path / "killed")]
+    ).all()

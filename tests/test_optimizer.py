@@ -109,9 +109,7 @@ def test_clipping_scales_a_large_gradient_down_and_0_turns_it_off():
 
 @pytest.mark.parametrize("nesterov", [False, True])
 def test_five_jitted_steps_equal_a_numpy_loop(nesterov):
-    config = settings(
-        momentum=0.9, nesterov=nesterov, weight_decay=0.01, clip_norm=2.0
-    )
+    config = settings(momentum=0.9, nesterov=nesterov, weight_decay=0.01, clip_norm=2.0)
     optimizer = create_optimizer(config, STEPS_PER_EPOCH, epochs=10)
 
     @jax.jit

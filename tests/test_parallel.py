@@ -92,7 +92,6 @@ def train(devices: int, axis_name: str | None) -> tuple[Any, list[Any]]:
     return jax.tree.map(lambda leaf: leaf[0], jax.device_get(state)), history
 
 
-
 def difference(found: Any, wanted: Any) -> float:
     gaps = jax.tree.map(
         lambda a, b: np.max(np.abs(np.float64(a) - np.float64(b))), found, wanted

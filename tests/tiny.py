@@ -4,13 +4,17 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
+# Defines flags of its own, which must be there before flags are saved and restored.
+import array_record.python.array_record_data_source  # noqa: F401
 import flax.linen as nn
 import jax
 import numpy as np
 import pytest
+from absl.testing import flagsaver
 from ml_collections import ConfigDict
 
 import alite_jax
+import launch
 from alite_jax.data.sources import Split
 from alite_jax.data.specs import DATASETS
 from alite_jax.models import resnet
@@ -77,6 +81,17 @@ def tiny_models() -> Iterator[None]:
 def tiny_config(changes: dict[str, Any] | None = None) -> ConfigDict:
     """Returns a config of digits; needs `tiny_models` unless it names other models."""
     return alite_jax.get_config("digits", [SETTINGS, changes or {}])
+
+
+def run_command(*arguments: str) -> int:
+    """Runs the command line in this process and returns the exit status."""
+    with flagsaver.flagsaver():
+        try:
+            return launch.main(launch.parse(["launch.py", *arguments]))
+        except SystemExit as stop:
+            return int(str(stop.code))
+        finally:
+            launch.FLAGS.unparse_flags()
 
 
 def random_split(count: int, seed: int = 0) -> Split:

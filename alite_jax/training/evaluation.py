@@ -45,10 +45,14 @@ class Evaluator:
             model: the module.
             data: whose evaluation split is used.
             batch_size: examples in a batch, over all devices.
+
+        Raises:
+            ConfigError: the devices cannot share a batch equally.
         """
         self._step = parallel.spread(make_eval_step(model, data.spec))
         self._data = data
         self._batch_size = batch_size
+        self._batches()  # A wrong batch size must stop the run now, not after an epoch.
 
     def __call__(self, variables: Any) -> dict[str, float]:
         """Returns `eval_accuracy` (a fraction) and `eval_loss` (nats).
@@ -56,10 +60,9 @@ class Evaluator:
         Args:
             variables: `params` and `batch_stats`, replicated over the devices.
         """
-        batches: Iterable[Any] = eval_batches(
-            self._data.evaluation, self._batch_size, parallel.device_count()
+        sums = jax.device_get(
+            [self._step(variables, batch) for batch in self._batches()]
         )
-        sums = jax.device_get([self._step(variables, batch) for batch in batches])
         totals = {
             name: np.sum([s[name][0] for s in sums], dtype=np.float64)
             for name in sums[0]
@@ -68,3 +71,8 @@ class Evaluator:
             "eval_accuracy": float(totals["correct"] / totals["count"]),
             "eval_loss": float(totals["loss"] / totals["count"]),
         }
+
+    def _batches(self) -> Iterable[Any]:
+        return eval_batches(
+            self._data.evaluation, self._batch_size, parallel.device_count()
+        )

@@ -230,7 +230,7 @@ class _Window:
         ]
         self._steps = []
         for step, metrics in fetched:
-            # A gradient of NaN ruins the weights now and the loss at the next step only.
+            # A gradient of NaN ruins the weights now, the loss only at the next step.
             for name in ("loss", "gradient_norm"):
                 if not np.isfinite(metrics[name]):
                     raise self._failure(step, name.replace("_", " "), metrics[name])

@@ -28,6 +28,9 @@ from alite_jax.training.step import AXIS, Objective
 # Fields that a run may change when it resumes: none of them changes its result.
 _FREE_FIELDS = ("logging.", "checkpoint.", "data.data_dir", "data.manual_dir")
 
+# Any of these in a folder means that something was computed there.
+_RESULTS = ("teacher", "checkpoints", "summary.json")
+
 
 def train(config: Any, workdir: str | os.PathLike[str]) -> dict[str, Any]:
     """Trains a teacher unless one is given, then distils and prunes a student.
@@ -49,7 +52,13 @@ def train(config: Any, workdir: str | os.PathLike[str]) -> dict[str, Any]:
     _claim(folder, config)
     summary_file = folder / "summary.json"
     if summary_file.exists():
-        summary = json.loads(summary_file.read_text())
+        try:
+            summary = json.loads(summary_file.read_text())
+        except ValueError as error:
+            raise CheckpointError(
+                f"{summary_file} is not valid JSON ({error}); delete it and run the"
+                " same command again, which makes it anew from the checkpoints"
+            ) from error
         print(f"{folder} holds a finished run; its result was:\n")
         print(comparison_table(summary))
         return summary
@@ -240,10 +249,16 @@ def _claim(folder: Path, config: Any) -> None:
         CheckpointError: the folder cannot be written.
     """
     recorded = folder / "config.json"
-    if not recorded.exists():
+    # Before its first checkpoint a run has nothing to resume: a mistake that stopped
+    # it at once must not keep the folder from the corrected command.
+    begun = any((folder / name).exists() for name in _RESULTS)
+    if not begun or not recorded.exists():
         _write(recorded, config_lib.to_json(config))
         return
-    before = config_lib.from_json(recorded.read_text())
+    try:
+        before = config_lib.from_json(recorded.read_text())
+    except (OSError, ConfigError) as error:
+        raise ConfigError(f"{recorded} cannot be used: {error}") from error
     changed = [
         f"{name} (was {old!r}, is {new!r})"
         for name, (old, new) in config_lib.describe_difference(config, before).items()

@@ -1,0 +1,111 @@
+"""Every config: its documented command, both networks, and its `smoke` to the end."""
+
+import json
+from collections.abc import Iterator
+from pathlib import Path
+
+import jax
+import numpy as np
+import pytest
+from archives import write_tfds
+from tiny import random_split, run_command
+
+import alite_jax
+from alite_jax.config_files import config_directory, config_names, load_config_file
+from alite_jax.data.specs import DATASETS
+from alite_jax.training import loop
+from alite_jax.training.evaluation import Data
+from alite_jax.training.metrics import read_metrics
+
+# `default` is the list of fields, not a run.
+NAMES = [name for name in config_names() if name != "default"]
+VERSIONS = {"cifar10": "3.0.2", "cifar100": "3.0.2", "tiny_imagenet": "1.0.0"}
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_the_docstring_has_the_command(name: str) -> None:
+    module = load_config_file(config_directory() / f"{name}.py")
+    command = f"python launch.py --config=configs/{name}.py --workdir=runs/{name}"
+    assert command in str(module.__doc__)
+    dataset = alite_jax.get_config(name).data.name
+    prepare = f"--config=configs/{dataset}.py --job=prepare"
+    assert (prepare in str(module.__doc__)) == (name in VERSIONS)
+
+
+@pytest.mark.parametrize("argument", ["", ":smoke"])
+@pytest.mark.parametrize("name", NAMES)
+def test_both_networks_can_be_built(tmp_path: Path, name: str, argument: str) -> None:
+    """In the full size, too: only shapes are worked out."""
+    config = alite_jax.get_config(name + argument)
+    spec = DATASETS[config.data.name]
+    side = config.data.image_size or spec.image_shape[0]
+    images = np.zeros((1, side, side, spec.image_shape[2]), np.uint8)
+    split = type(random_split(1))(images, np.zeros(1, np.int32))
+    networks = loop.create_networks(config, Data(spec, split, split), tmp_path)
+    teacher, student = (network.identity for network in networks)
+    assert (teacher["model"], student["model"]) == (
+        config.teacher.model,
+        config.student.model,
+    )
+    assert teacher["num_classes"] == student["num_classes"] == spec.num_classes
+    assert teacher["image_shape"] == [side, side, spec.image_shape[2]]
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.fixture
+def quick_compilation() -> Iterator[None]:
+    """The programs run for a moment only, and compiling them takes all the time."""
+    jax.config.update("jax_disable_most_optimizations", True)
+    yield
+    jax.config.update("jax_disable_most_optimizations", False)
+
+
+@pytest.mark.usefixtures("quick_compilation")
+@pytest.mark.parametrize(
+    "name",
+    [
+        name if name == "digits" else pytest.param(name, marks=pytest.mark.slow)
+        for name in NAMES
+    ],
+)
+def test_smoke_runs_to_the_end(
+    tmp_path: Path, name: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Its own networks on few images: one step an epoch, and a rewiring."""
+    config = alite_jax.get_config(f"{name}:smoke")
+    spec = DATASETS[config.data.name]
+    changes = [
+        *(f"data.train_split={spec.train_split}[:24]", "data.batch_size=24"),
+        *(f"data.eval_split={spec.eval_split}[:10]", "data.eval_batch_size=10"),
+    ]
+    if spec.name in VERSIONS:
+        random = np.random.default_rng(0)
+        examples = [
+            (random.integers(0, 256, spec.image_shape, np.uint8), label)
+            for label in range(-12, 12)
+        ]
+        examples = [(image, label % spec.num_classes) for image, label in examples]
+        splits = (spec.train_split, spec.eval_split)
+        version = VERSIONS[spec.name]
+        write_tfds(tmp_path / "data", spec.name, version, examples, splits)
+        changes.append(f"data.data_dir={tmp_path / 'data'}")
+    workdir = tmp_path / "run"
+    capsys.readouterr()
+    status = run_command(
+        f"--config=configs/{name}.py:smoke",
+        f"--workdir={workdir}",
+        *(f"--config.{change}" for change in changes),
+    )
+    output = capsys.readouterr()
+    assert status == 0, output.err
+    summary = json.loads((workdir / "summary.json").read_text())
+    assert summary["dataset"] == spec.name
+    assert summary["student"]["density"] == pytest.approx(
+        config.student.density, rel=0.01
+    )
+    assert summary["ratios"]["parameters"] > 10
+    steps = {(line["phase"], line["step"]) for line in read_metrics(workdir)}
+    assert steps == {("teacher", 1), ("student", 1), ("student", 2)}
+    assert "teacher epoch 1/1: " in output.err
+    assert "student epoch 2/2: " in output.err
+    assert "non-zero parameters" in output.out
