@@ -1,13 +1,23 @@
 """Exact top-k: against a stable sort, with ties, empty choices and traced counts."""
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from references import top_by_sorting
 
-from alite_jax.sparsity.selection import top
+from alite_jax.sparsity.selection import Layout
+
+
+def top(scores, count):
+    """Of one layer alone."""
+    layout = Layout((len(scores),))
+    real = layout.pack([jnp.ones(len(scores), bool)])
+    packed = jnp.where(real, layout.pack([jnp.asarray(scores)]), -jnp.inf)
+    return layout.unpack(layout.top(packed, jnp.asarray(count)[None]))[0]
+
 
 select = jax.jit(top)
 
@@ -68,3 +78,33 @@ def test_one_program_serves_every_count():
 
 def test_works_without_jit():
     assert top(np.float32([1, 3, 2]), 2).tolist() == [False, True, True]
+
+
+SIZES = (1, 511, 512, 513, 3, 2000)
+
+
+def test_layers_of_many_sizes_are_laid_out_and_taken_out_again():
+    layout = Layout(SIZES)
+    layers = [np.arange(size, dtype=np.float32) for size in SIZES]
+    matrix = layout.pack([jnp.asarray(layer) for layer in layers])
+    assert matrix.shape == layout.shape == (10, 512)
+    for found, layer in zip(layout.unpack(matrix), layers, strict=True):
+        np.testing.assert_array_equal(found, layer)
+    np.testing.assert_array_equal(
+        layout.sums(matrix), [layer.sum() for layer in layers]
+    )
+    values = jnp.arange(len(SIZES))
+    np.testing.assert_array_equal(layout.spread(values)[:, 0], layout.layer_of_row)
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_each_layer_is_chosen_from_as_if_it_were_alone(seed):
+    rng = np.random.default_rng(seed)
+    layout = Layout(SIZES)
+    layers = [rng.integers(0, 9, size).astype(np.float32) for size in SIZES]
+    counts = np.array([rng.integers(0, size + 1) for size in SIZES])
+    real = layout.pack([jnp.ones(size, bool) for size in SIZES])
+    scores = jnp.where(real, layout.pack([jnp.asarray(x) for x in layers]), -jnp.inf)
+    chosen = layout.unpack(layout.top(scores, jnp.asarray(counts)))
+    for found, layer, count in zip(chosen, layers, counts, strict=True):
+        np.testing.assert_array_equal(found, top_by_sorting(layer, count))

@@ -5,6 +5,7 @@ scalar `True`; so `jax.tree.map` over parameters and masks needs no special case
 nothing is None. Which leaves are prunable follows from their path by `RULES`.
 """
 
+import math
 import re
 from collections.abc import Sequence
 from typing import Any
@@ -14,7 +15,7 @@ import jax.numpy as jnp
 
 from alite_jax.errors import ConfigError
 from alite_jax.sparsity.distributions import layer_counts
-from alite_jax.sparsity.selection import top
+from alite_jax.sparsity.selection import Layout
 
 Params = Any
 Masks = Any
@@ -81,14 +82,15 @@ def init_masks(
     shapes = [
         leaf.shape for (_, leaf), chosen in zip(named, prunable, strict=True) if chosen
     ]
-    counts = iter(layer_counts(shapes, density, distribution))
-    leaves = []
-    for index, ((_, leaf), chosen) in enumerate(zip(named, prunable, strict=True)):
-        if chosen:
-            scores = jax.random.uniform(jax.random.fold_in(key, index), (leaf.size,))
-            leaves.append(top(scores, next(counts)).reshape(leaf.shape))
-        else:
-            leaves.append(jnp.ones((), bool))
+    counts = layer_counts(shapes, density, distribution)
+    layout = Layout(tuple(math.prod(shape) for shape in shapes))
+    real = layout.pack([jnp.ones(size, bool) for size in layout.sizes])
+    scores = jnp.where(real, jax.random.uniform(key, layout.shape), -jnp.inf)
+    drawn = iter(layout.unpack(layout.top(scores, jnp.array(counts))))
+    leaves = [
+        next(drawn).reshape(leaf.shape) if chosen else jnp.ones((), bool)
+        for (_, leaf), chosen in zip(named, prunable, strict=True)
+    ]
     return jax.tree.unflatten(jax.tree.structure(params), leaves)
 
 

@@ -15,7 +15,7 @@ import jax
 import jax.numpy as jnp
 
 from alite_jax.errors import ConfigError, nearest
-from alite_jax.sparsity.selection import top
+from alite_jax.sparsity.selection import Layout
 
 Score = Callable[[jax.Array, jax.Array, jax.Array], jax.Array]
 
@@ -27,7 +27,8 @@ class Method(NamedTuple):
     """A way to rewire.
 
     Attributes:
-        drop: score of each active weight from (weights, scores, key); the lowest go.
+        drop: score of each active weight from (weights, scores, key), arrays of one
+            shape that hold all layers; the lowest of each layer go.
         grow: score of each absent weight from the same; the highest come.
         redistribute: whether layers trade budget by the mean absolute score of their
             active weights; otherwise each regrows as many as it dropped.
@@ -86,18 +87,20 @@ def rewire(
         raise ConfigError(f"pruning.method is {method!r}; {nearest(method, METHODS)}")
     chosen = METHODS[method]
     mask_leaves, structure = jax.tree.flatten(masks)
-    layers = [i for i, mask in enumerate(mask_leaves) if mask.ndim > 0]
-    if chosen is None or not layers:
+    prunable = [i for i, mask in enumerate(mask_leaves) if mask.ndim > 0]
+    if chosen is None or not prunable:
         return masks
+    layout = Layout(tuple(mask_leaves[i].size for i in prunable))
     weights, layer_scores, active = (
-        [jnp.ravel(leaves[i]) for i in layers]
+        layout.pack([leaves[i] for i in prunable])
         for leaves in (jax.tree.leaves(params), jax.tree.leaves(scores), mask_leaves)
     )
-    nonzero = jnp.stack([jnp.sum(mask) for mask in active])
-    sizes = jnp.array([mask.size for mask in active])
-    importance = jnp.stack(
-        [_mean_active(s, m) for s, m in zip(layer_scores, active, strict=True)]
-    )
+    real = layout.pack([jnp.ones(size, bool) for size in layout.sizes])
+    nonzero, sizes = layout.sums(active), jnp.array(layout.sizes)
+
+    # An empty layer has no importance, rather than none over none.
+    importance = layout.sums(jnp.where(active, jnp.abs(layer_scores), 0.0))
+    importance = importance / jnp.maximum(nonzero, 1)
     importance = importance / jnp.maximum(
         jnp.sum(importance), jnp.finfo("float32").tiny
     )
@@ -107,20 +110,15 @@ def rewire(
     grown = dropped
     if chosen.redistribute:
         grown = _allocate(jnp.sum(dropped), importance, sizes - kept, fallback=dropped)
-    for n, i in enumerate(layers):
-        drop_key, grow_key = jax.random.split(jax.random.fold_in(key, n))
-        drop = chosen.drop(weights[n], layer_scores[n], drop_key)
-        survivors = top(jnp.where(active[n], drop, -jnp.inf), kept[n])
-        grow = chosen.grow(weights[n], layer_scores[n], grow_key)
-        newcomers = top(jnp.where(survivors, -jnp.inf, grow), grown[n])
-        mask_leaves[i] = (survivors | newcomers).reshape(mask_leaves[i].shape)
+    drop_key, grow_key = jax.random.split(key)
+    drop = chosen.drop(weights, layer_scores, drop_key)
+    survivors = layout.top(jnp.where(active, drop, -jnp.inf), kept)
+    grow = chosen.grow(weights, layer_scores, grow_key)
+    newcomers = layout.top(jnp.where(survivors | ~real, -jnp.inf, grow), grown)
+    rewired = layout.unpack(survivors | newcomers)
+    for i, mask in zip(prunable, rewired, strict=True):
+        mask_leaves[i] = mask.reshape(mask_leaves[i].shape)
     return jax.tree.unflatten(structure, mask_leaves)
-
-
-def _mean_active(scores: jax.Array, mask: jax.Array) -> jax.Array:
-    """Mean absolute score of the active weights; 0 where a layer has none."""
-    total = jnp.sum(jnp.where(mask, jnp.abs(scores), 0.0))
-    return total / jnp.maximum(jnp.sum(mask), 1)
 
 
 def _to_drop(
