@@ -18,17 +18,18 @@ MODULES = {
     ): path
     for path in sorted(PACKAGE.rglob("*.py"))
 }
-LARGEST = 420  # lines
+LARGEST = 320  # lines
 
 # What each part of the package may import from the others; none that is missing here.
 ALLOWED = {
     "errors": set(),
+    "trees": set(),
     "ops": {"errors"},
-    "sparsity": {"errors"},
+    "sparsity": {"errors", "trees"},
     "distillation": {"errors"},
     "data": {"errors"},
     "models": {"errors", "ops"},
-    "analysis": {"errors", "models", "ops", "sparsity"},
+    "analysis": {"errors", "models", "ops", "sparsity", "trees"},
     "deploy": {"errors", "models", "ops", "sparsity"},
     "config_files": {"errors"},
     # The names that a field may hold come from the tables themselves.
@@ -36,7 +37,7 @@ ALLOWED = {
     "config": {"config_files", "errors", "validation"},
     "training": {
         *("analysis", "config", "data", "distillation", "errors", "models"),
-        *("ops", "sparsity"),
+        *("ops", "sparsity", "trees"),
     },
     "__init__": {"config", "training"},
 }

@@ -23,8 +23,8 @@ from alite_jax.sparsity.masks import (
     init_masks,
     is_prunable,
     kept_entries,
-    named_leaves,
 )
+from alite_jax.trees import named_leaves
 
 PARAMS = {
     "block": {

@@ -12,7 +12,8 @@ import pytest
 
 from alite_jax.errors import TrainingError
 from alite_jax.training import metrics as metrics_module
-from alite_jax.training.metrics import MetricWriter, Progress, read_metrics
+from alite_jax.training.metrics import MetricWriter, read_metrics
+from alite_jax.training.progress import Progress
 
 
 def steps(workdir: Path) -> list[tuple[str, int]]:

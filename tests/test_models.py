@@ -19,7 +19,8 @@ from alite_jax.models.layers import (
 )
 from alite_jax.models.resnet import BLOCKS, MODELS, Bottleneck, ResNet, create_model
 from alite_jax.ops.local_attention import local_attention
-from alite_jax.sparsity.masks import count_parameters, named_leaves
+from alite_jax.sparsity.masks import count_parameters
+from alite_jax.trees import named_leaves
 
 TINY = {"num_classes": 5, "width": 4, "kernel_size": 3}
 

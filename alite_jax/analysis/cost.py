@@ -16,12 +16,8 @@ import jax
 import jax.numpy as jnp
 
 from alite_jax.models.layers import Conv3x3, LocalSelfAttention, Pointwise
-from alite_jax.sparsity.masks import (
-    count_nonzero,
-    count_parameters,
-    kept_entries,
-    named_leaves,
-)
+from alite_jax.sparsity.masks import count_nonzero, count_parameters, kept_entries
+from alite_jax.trees import named_leaves
 
 
 @dataclass(frozen=True)

@@ -16,6 +16,7 @@ import jax.numpy as jnp
 from alite_jax.errors import ConfigError
 from alite_jax.sparsity.distributions import layer_counts
 from alite_jax.sparsity.selection import Layout
+from alite_jax.trees import named_leaves
 
 Params = Any
 Masks = Any
@@ -43,14 +44,6 @@ def is_prunable(path: str, rules: Sequence[tuple[str, bool]] = RULES) -> bool:
         f"masks: no rule says whether parameter {path!r} is prunable; add a"
         " (pattern, prunable) pair to alite_jax.sparsity.masks.RULES"
     )
-
-
-def named_leaves(tree: Any) -> list[tuple[str, Any]]:
-    """The leaves of a pytree with their paths, such as `("stem/kernel", array)`."""
-    return [
-        (jax.tree_util.keystr(path, simple=True, separator="/"), leaf)
-        for path, leaf in jax.tree_util.tree_leaves_with_path(tree)
-    ]
 
 
 def dense_masks(params: Params) -> Masks:

@@ -15,14 +15,11 @@ Saving blocks: it takes well under a second for small models (2 s for 300 MB on 
 cores), and a full disk is reported by the save that met it, not by a later one.
 """
 
-import asyncio
-import contextlib
 import dataclasses
 import hashlib
 import json
 import os
-import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from typing import Any, TypeVar
 
 import jax
@@ -31,6 +28,8 @@ import orbax.checkpoint as ocp
 from absl import logging
 
 from alite_jax.errors import CheckpointError
+from alite_jax.training.leaves import blank, describe, flatten, like
+from alite_jax.training.orbax_failures import contained_failures, reason
 
 State = TypeVar("State")
 _MODEL_FIELDS = ("params", "batch_stats", "masks")
@@ -103,14 +102,17 @@ class Checkpoints:
             CheckpointError: it cannot be written; older checkpoints are as they were.
         """
         model, train = _split(state)
-        arrays = {"model": _flatten(model), "train": _flatten(train)}
-        leaves = {item: _describe(flat) for item, flat in arrays.items()}
+        arrays = {
+            "model": flatten(model),
+            "train": flatten(train),
+        }
+        leaves = {item: describe(flat) for item, flat in arrays.items()}
         if self._whole.get(step) == leaves:
             return
         notes = {"extra": extra, "metrics": metrics or {}}
         meta = _as_json({"identity": self._identity, "leaves": leaves, **notes})
         try:
-            with _contained_failures():
+            with contained_failures():
                 manager = self._open(write=True)
                 for old in manager.all_steps():
                     if old >= step or old in self._damaged:
@@ -129,7 +131,7 @@ class Checkpoints:
         except Exception as error:  # TensorStore reports a full disk as a ValueError.
             self.close()  # The next save opens anew and sweeps what this one left.
             raise CheckpointError(
-                f"cannot write checkpoint {self._path(step)} ({_reason(error)}): "
+                f"cannot write checkpoint {self._path(step)} ({reason(error)}): "
                 "free space or make the folder writable and start again, or use "
                 "another --workdir"
             ) from error
@@ -204,7 +206,7 @@ class Checkpoints:
 
     def _steps(self) -> list[int]:
         try:
-            with _contained_failures():
+            with contained_failures():
                 return sorted(self._open().all_steps(), reverse=True)
         except NotADirectoryError:
             return []
@@ -229,11 +231,11 @@ class Checkpoints:
                 return candidate, *self._read(candidate, templates)
             except _DamagedError as error:
                 self._damaged.add(candidate)
-                path, reason = self._path(candidate), str(error)
-                logging.warning("checkpoint %s is damaged (%s): skipped", path, reason)
+                path, damage = self._path(candidate), str(error)
+                logging.warning("checkpoint %s is damaged (%s): skipped", path, damage)
         raise CheckpointError(
             f"no whole checkpoint in {self.directory}: {self._path(wanted[-1])} is "
-            f"damaged ({reason}) and there is no other to take: restore the folder "
+            f"damaged ({damage}) and there is no other to take: restore the folder "
             "from a copy, or remove it to start from the beginning"
         )
 
@@ -247,27 +249,27 @@ class Checkpoints:
         items = {}
         for item, template in templates.items():
             stored = meta["leaves"][item]
-            blank = _flatten(template, read=_blank)
-            self._check_structure(step, stored, blank)
-            flat = self._read_item(step, item, ocp.args.StandardRestore(blank))
-            for name, found in _describe(flat).items():
+            wanted = flatten(template, read=blank)
+            self._check_structure(step, stored, wanted)
+            flat = self._read_item(step, item, ocp.args.StandardRestore(wanted))
+            for name, found in describe(flat).items():
                 if found != stored[name]:
                     raise _DamagedError(f"{name} differs from its digest")
             leaves, treedef = jax.tree.flatten(template)
-            arrays = [flat[name] for name in blank]  # Orbax sorts; leaves do not.
-            items[item] = jax.tree.unflatten(treedef, map(_like, leaves, arrays))
+            arrays = [flat[name] for name in wanted]  # Orbax sorts; leaves do not.
+            items[item] = jax.tree.unflatten(treedef, map(like, leaves, arrays))
         return meta, items
 
     def _read_item(self, step: int, item: str, args: Any) -> Any:
         try:
-            with _contained_failures():
+            with contained_failures():
                 return self._open().restore(
                     step, args=ocp.args.Composite(**{item: args})
                 )[item]
         except MemoryError:
             raise
         except Exception as error:  # Orbax raises plain `Exception` for some damage.
-            raise _DamagedError(f"{item}: {_reason(error)}") from error
+            raise _DamagedError(f"{item}: {reason(error)}") from error
 
     def _check_identity(self, stored: dict[str, Any]) -> None:
         for field in {**self._identity, **stored}:
@@ -280,57 +282,20 @@ class Checkpoints:
                 )
 
     def _check_structure(
-        self, step: int, stored: dict[str, Any], blank: dict[str, np.ndarray]
+        self, step: int, stored: dict[str, Any], wanted: dict[str, np.ndarray]
     ) -> None:
-        for name in {**blank, **stored}:
+        for name in {**wanted, **stored}:
             theirs, ours = "absent", "absent"
             if name in stored:
                 theirs = f"{stored[name]['dtype']} {tuple(stored[name]['shape'])}"
-            if name in blank:
-                ours = f"{blank[name].dtype} {blank[name].shape}"
+            if name in wanted:
+                ours = f"{wanted[name].dtype} {wanted[name].shape}"
             if theirs != ours:
                 raise CheckpointError(
                     f"checkpoint {self._path(step)} does not fit this run: {name} is "
                     f"{theirs} there and {ours} here: use another --workdir, or the "
                     "model and optimizer settings of that run"
                 )
-
-
-@contextlib.contextmanager
-def _contained_failures() -> Iterator[None]:
-    """Makes a failure inside Orbax nothing but the exception that it raises.
-
-    Without this each of its threads logs the failure with its traceback, and a failed
-    read closes an event loop under the other reads in flight, which then raise in
-    TensorStore's threads and, unfinished, wherever the garbage collector meets them:
-    here such loops finish their tasks first.
-    """
-    make_loop = asyncio.new_event_loop
-
-    def make_patient_loop() -> asyncio.AbstractEventLoop:
-        loop = make_loop()
-        close_loop = loop.close
-
-        def close() -> None:
-            tasks = set() if loop.is_closed() else asyncio.all_tasks(loop)
-            if tasks:
-                loop.run_until_complete(asyncio.wait(tasks))
-            close_loop()
-
-        loop.close = close  # type: ignore[method-assign]
-        return loop
-
-    def is_not_of_orbax(record: Any) -> bool:
-        return f"{os.sep}orbax{os.sep}" not in record.pathname
-
-    logger = logging.get_absl_logger()
-    logger.addFilter(is_not_of_orbax)
-    asyncio.new_event_loop = make_patient_loop
-    try:
-        yield
-    finally:
-        asyncio.new_event_loop = make_loop
-        logger.removeFilter(is_not_of_orbax)
 
 
 def _split(state: Any) -> tuple[dict[str, Any], dict[str, Any]]:
@@ -343,43 +308,6 @@ def _split(state: Any) -> tuple[dict[str, Any], dict[str, Any]]:
     return {name: fields.pop(name) for name in _MODEL_FIELDS}, fields
 
 
-def _flatten(tree: Any, read: Any = np.asarray) -> dict[str, np.ndarray]:
-    """Returns `{tree path: read(leaf)}` in the order of the leaves."""
-    pairs = jax.tree_util.tree_flatten_with_path(tree)[0]
-    flat = {
-        jax.tree_util.keystr(path, simple=True, separator="/"): read(leaf)
-        for path, leaf in pairs
-    }
-    if len(flat) != len(pairs):
-        raise ValueError("two leaves of the state have the same tree path")
-    return flat
-
-
-def _describe(flat: Mapping[str, np.ndarray]) -> dict[str, Any]:
-    return {
-        name: {
-            "dtype": str(array.dtype),
-            "shape": list(array.shape),
-            "sha256": hashlib.sha256(
-                np.ascontiguousarray(array).reshape(-1).view(np.uint8).data
-            ).hexdigest(),
-        }
-        for name, array in flat.items()
-    }
-
-
-def _blank(leaf: Any) -> np.ndarray:
-    if not hasattr(leaf, "dtype"):
-        leaf = np.asarray(leaf)
-    return np.empty(leaf.shape, leaf.dtype)
-
-
-def _like(template: Any, array: np.ndarray) -> Any:
-    if isinstance(template, np.generic):
-        return array[()]
-    return array if hasattr(template, "dtype") else type(template)(array)
-
-
 def _as_json(value: Any) -> Any:
     """Returns `value` as it comes back from JSON; numpy scalars become numbers."""
     return json.loads(json.dumps(value, default=lambda number: number.item()))
@@ -387,14 +315,3 @@ def _as_json(value: Any) -> Any:
 
 def _digest(meta: Any) -> str:
     return hashlib.sha256(json.dumps(meta, sort_keys=True).encode()).hexdigest()
-
-
-def _reason(error: BaseException) -> str:
-    """Returns a short cause: the operating system's words where there are any."""
-    if isinstance(error, OSError) and error.strerror:
-        return error.strerror
-    from_tensorstore = re.search(r"([^:]+) \[os_error_code=", str(error))
-    if from_tensorstore:
-        return from_tensorstore[1].strip()
-    lines = str(error).strip().splitlines()
-    return (lines[0] if lines else type(error).__name__)[:200]

@@ -19,8 +19,9 @@ from alite_jax.sparsity.masks import density as density_of
 from alite_jax.training import parallel
 from alite_jax.training.checkpoints import Checkpoints
 from alite_jax.training.evaluation import Data, Evaluator
-from alite_jax.training.metrics import MetricWriter, Progress
+from alite_jax.training.metrics import MetricWriter
 from alite_jax.training.optimizer import create_optimizer
+from alite_jax.training.progress import Progress
 from alite_jax.training.state import Variables, create_state
 from alite_jax.training.step import (
     Metrics,

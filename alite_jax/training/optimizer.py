@@ -6,6 +6,7 @@ import jax
 import optax
 
 from alite_jax.sparsity.masks import is_prunable
+from alite_jax.trees import named_leaves
 
 
 def learning_rate_schedule(
@@ -64,9 +65,5 @@ def create_optimizer(
 
 def kernels(params: Any) -> Any:
     """A tree like `params`: True at what decays, which is what may be pruned."""
-    return jax.tree_util.tree_map_with_path(
-        lambda path, _: is_prunable(
-            jax.tree_util.keystr(path, simple=True, separator="/")
-        ),
-        params,
-    )
+    decays = [is_prunable(path) for path, _ in named_leaves(params)]
+    return jax.tree.unflatten(jax.tree.structure(params), decays)
