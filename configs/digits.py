@@ -25,9 +25,11 @@ def get_config(arg: str = "") -> ConfigDict:
     config.teacher.epochs = 15
     config.student.width = 16
     config.student.density = 0.075
-    config.student.epochs = 25
+    config.student.epochs = 35
     for network in (config.teacher, config.student):
         network.optimizer.learning_rate = 0.05
         network.optimizer.warmup_epochs = 2.0
+    # One seed of 25 epochs each: 98.4 % at 2, 97.4 % at the default of 4.
+    config.distillation.temperature = 2.0
     config.logging.every_steps = 10
     return apply_arguments(config, arg, SMOKE)

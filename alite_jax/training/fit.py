@@ -171,7 +171,7 @@ def fit(
     )
     steps = prefetch(batches.batch, first_step, total_steps)
     with closing(progress), closing(checkpoints), closing(steps):
-        started = time.monotonic()
+        started = time.monotonic() - seconds
         for done, batch in steps:
             state, metrics = train_step(state, teacher_variables, batch)
             step = done + 1
@@ -186,20 +186,19 @@ def fit(
                 means = window.close() | {"density": density}
                 writer.write(step, means, prefix=network.phase)
                 progress.update(step, means)
-            seconds += time.monotonic() - started
             if ends_epoch:
+                paused = time.monotonic()
                 evaluation = evaluator(state.variables)
                 writer.write(step, evaluation, prefix=network.phase)
                 shown = {name: means[name] for name in ("loss", "accuracy", "density")}
                 progress.epoch(step // steps_per_epoch, epochs, shown | evaluation)
-            started = time.monotonic()
+                started += time.monotonic() - paused
             if ends_epoch and rewires and step < total_steps:
                 state = rewire_step(state)
             if saves:
-                seconds += time.monotonic() - started
                 host_state = parallel.to_host(state)
+                seconds = time.monotonic() - started
                 checkpoints.save(step, host_state, extra={"seconds": seconds})
-                started = time.monotonic()
     return host_state.variables, seconds
 
 

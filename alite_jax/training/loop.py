@@ -2,6 +2,7 @@
 
 import json
 import os
+import sys
 import time
 from functools import partial
 from pathlib import Path
@@ -68,6 +69,8 @@ def train(config: Any, workdir: str | os.PathLike[str]) -> dict[str, Any]:
         network.phase: Evaluator(network.model, data, config.data.eval_batch_size)
         for network in (teacher, student)
     }
+    if config.logging.progress:
+        print(_announcement(config, data, folder), file=sys.stderr)
     started = time.monotonic()
     seconds = {}
     with MetricWriter(folder, tensorboard=config.logging.tensorboard) as writer:
@@ -209,6 +212,17 @@ def _model(config: Any, data: Data, window: dict[str, Any]) -> dict[str, Any]:
         **settings,
     }
     return {"model": model, "identity": identity}
+
+
+def _announcement(config: Any, data: Data, folder: Path) -> str:
+    """What is about to happen, since compiling makes the first epoch's line late."""
+    devices = f"{parallel.device_count()} {jax.default_backend()} device(s)"
+    return (
+        f"{config.data.name}: {len(data.train):,} images to train and"
+        f" {len(data.evaluation):,} to evaluate on; teacher {config.teacher.model},"
+        f" student {config.student.model} at density {config.student.density:g}; on"
+        f" {devices}, in {folder}; compiling comes first and takes a while"
+    )
 
 
 def _result(
