@@ -5,7 +5,7 @@
 
 Cost: 200 epochs each of teacher and student take 1.2e18 floating-point operations (6 a
 MAC and training image, 2 for the frozen teacher's), so they want an accelerator;
-`configs/tiny_imagenet.py:smoke` takes about SMOKE_SECONDS on 2 CPU cores.
+`configs/tiny_imagenet.py:smoke` takes about 63 seconds on 2 CPU cores.
 Expected on the 10,000 validation images: not measured yet in the full size.
 The student keeps 10 % of its weights, 26.7 times fewer parameters than its teacher.
 """
