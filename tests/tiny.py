@@ -14,7 +14,6 @@ from absl.testing import flagsaver
 from ml_collections import ConfigDict
 
 import alite_jax
-import launch
 from alite_jax.data.sources import Split
 from alite_jax.data.specs import DATASETS
 from alite_jax.models import resnet
@@ -85,6 +84,9 @@ def tiny_config(changes: dict[str, Any] | None = None) -> ConfigDict:
 
 def run_command(*arguments: str) -> int:
     """Runs the command line in this process and returns the exit status."""
+    # Here, since a config file of these tests brings this module into launch.py.
+    import launch
+
     with flagsaver.flagsaver():
         try:
             return launch.main(launch.parse(["launch.py", *arguments]))
