@@ -82,7 +82,6 @@ class Checkpoints:
         step: int,
         state: Any,
         *,
-        metrics: Mapping[str, float] | None = None,
         extra: Mapping[str, Any],
     ) -> None:
         """Writes the checkpoint of `step`, and returns once it is on disk.
@@ -95,8 +94,7 @@ class Checkpoints:
             step: training steps done, at least 0.
             state: pytree dataclass with the fields `params`, `batch_stats`, `masks` and
                 any others, its leaves numpy arrays or numbers.
-            metrics: numbers to keep with the checkpoint, for people who look at it.
-            extra: JSON values that `restore` hands back (data position, seconds, ...).
+            extra: JSON values that `restore` hands back, such as the seconds so far.
 
         Raises:
             CheckpointError: it cannot be written; older checkpoints are as they were.
@@ -109,8 +107,8 @@ class Checkpoints:
         leaves = {item: describe(flat) for item, flat in arrays.items()}
         if self._whole.get(step) == leaves:
             return
-        notes = {"extra": extra, "metrics": metrics or {}}
-        meta = _as_json({"identity": self._identity, "leaves": leaves, **notes})
+        meta = {"identity": self._identity, "leaves": leaves, "extra": extra}
+        meta = _as_json(meta)
         try:
             with contained_failures():
                 manager = self._open(write=True)
