@@ -12,7 +12,8 @@ from hypothesis import strategies as st
 from references import local_attention_loops
 
 from alite_jax.errors import ConfigError
-from alite_jax.ops.local_attention import BORDERS, METHODS, local_attention
+from alite_jax.ops import row_attention
+from alite_jax.ops.local_attention import BORDERS, METHODS, fastest, local_attention
 
 FAST_METHODS = [name for name in METHODS if name != "reference"]
 INPUTS = ("queries", "keys", "values", "row_embeddings", "column_embeddings")
@@ -120,23 +121,64 @@ def test_methods_agree_with_the_unfold_on_any_shape(
 
 
 @pytest.mark.parametrize(
-    "side, same_as", [(10, "all_pairs"), (11, "blocked")], ids=["small", "large"]
+    "side, kernel_size, backend, method",
+    [
+        (10, 7, "cpu", "all_pairs"),
+        (10, 3, "cpu", "all_pairs"),
+        (11, 7, "cpu", "rows"),
+        (11, 11, "cpu", "rows"),
+        (10, 7, "tpu", "all_pairs"),
+        (11, 7, "tpu", "blocked"),
+        (7, 3, "gpu", "blocked"),
+    ],
 )
+def test_fastest_method_for_a_map_and_backend(side, kernel_size, backend, method):
+    assert fastest(side, side, kernel_size, backend) == method
+
+
+@pytest.mark.parametrize("side", [10, 11])
 @pytest.mark.parametrize("border", BORDERS)
-def test_auto_takes_the_cheaper_method(side, same_as, border):
+def test_auto_takes_the_fastest_method(side, border):
     inputs = to_float32(*make_inputs(side, side, 7, batch=1, heads=1, head_dim=2))
 
     def jaxpr(method):
-        return str(
-            jax.make_jaxpr(
-                lambda *x: local_attention(
-                    *x, kernel_size=7, border=border, method=method
-                )
-            )(*inputs)
-        )
+        return jax.make_jaxpr(
+            lambda *x: local_attention(*x, kernel_size=7, border=border, method=method)
+        )(*inputs).pretty_print()
 
-    assert jaxpr("auto") == jaxpr(same_as)
-    assert jaxpr("blocked") != jaxpr("all_pairs")
+    texts = {method: jaxpr(method) for method in METHODS}
+    assert len(set(texts.values())) == len(METHODS)
+    assert jaxpr("auto") == texts[fastest(side, side, 7, "cpu")]
+
+
+@pytest.mark.parametrize("border", BORDERS)
+def test_rows_do_not_depend_on_how_many_images_are_done_at_a_time(monkeypatch, border):
+    inputs = to_float32(*make_inputs(4, 5, 3, batch=6))
+    cotangent = jnp.asarray(np.random.default_rng(1).normal(size=inputs[0].shape))
+
+    def run(limit):
+        monkeypatch.setattr(row_attention, "_LOGITS_AT_ONCE", limit)
+        # A new function, since jit would give back the program of the other limit.
+        return quick_jit(
+            lambda cotangent, *inputs: value_and_gradients.__wrapped__(
+                cotangent, *inputs, kernel_size=3, border=border, method="rows"
+            )
+        )(jnp.float32(cotangent), *inputs)
+
+    (one, one_gradients), (two, two_gradients) = run(1), run(2 * 2 * 5 * 9)
+    together, gradients = run(2**16)
+    np.testing.assert_allclose(one, together, atol=1e-6)
+    np.testing.assert_allclose(two, together, atol=1e-6)
+    assert_gradients_close(one_gradients, gradients, atol=1e-6)
+    assert_gradients_close(two_gradients, gradients, atol=1e-6)
+
+
+@pytest.mark.parametrize(
+    "batch, fitting, group", [(6, 1, 1), (6, 4, 3), (6, 99, 6), (7, 5, 1), (1, 0, 1)]
+)
+def test_a_group_of_images_divides_the_batch(batch, fitting, group):
+    logits_per_image = 2**16 // fitting if fitting else 2**17
+    assert row_attention.group_size(batch, logits_per_image) == group
 
 
 @pytest.mark.parametrize("border", BORDERS)
@@ -236,7 +278,9 @@ def largest_of(method, border, side, differentiate):
 
 @pytest.mark.parametrize("differentiate", [False, True], ids=["forward", "backward"])
 @pytest.mark.parametrize("border", BORDERS)
-@pytest.mark.parametrize("method, side", [("blocked", 32), ("all_pairs", 8)])
+@pytest.mark.parametrize(
+    "method, side", [("blocked", 32), ("all_pairs", 8), ("rows", 32)]
+)
 def test_only_the_unfold_makes_a_copy_of_the_keys_for_each_offset(
     method, side, border, differentiate
 ):

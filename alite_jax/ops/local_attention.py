@@ -9,10 +9,12 @@ where `r` joins an embedding of the row offset with one of the column offset, so
 `q . r = q[:half] . row + q[half:] . column`. There is no scale, no bias and no output
 projection. All heads share the embeddings.
 
-Three methods compute the same numbers. `reference` unfolds the window and exists to be
+Four methods compute the same numbers. `reference` unfolds the window and exists to be
 compared with. `blocked` multiplies blocks of queries with their haloed block of keys;
 `all_pairs` multiplies the whole map with itself and suits maps about as large as the
-window. No method but `reference` makes an array `kernel_size**2` times the keys.
+window; `rows` adds up shifted products and suits CPUs, whose matrix products are slow
+at the few channels of a head. No method but `reference` makes an array
+`kernel_size**2` times the keys.
 
 Shapes: B batch, Y and X rows and columns of blocks, i and j row and column of a query,
 u and v row and column of a key, h heads, d head_dim, k kernel_size.
@@ -32,12 +34,17 @@ from alite_jax.ops.relative_positions import (
     relative_logits,
     window_logits,
 )
+from alite_jax.ops.row_attention import rows
 from alite_jax.ops.windows import haloed_blocks, unfold
 
 BORDERS = ("zero", "mask")
 
 # Queries per block and axis: for a 7-window, 16 queries share 10x10 keys.
 BLOCK_SIZE = 4
+
+# Up to this many pixels, a CPU is faster with `all_pairs` than with `rows`, whatever
+# the kernel size (benchmarks/README.md).
+ALL_PAIRS_PIXELS_ON_CPU = 100
 
 
 def local_attention(
@@ -63,8 +70,9 @@ def local_attention(
         kernel_size: odd side of the window, in pixels.
         border: `"zero"` lets the window run over zero keys and values outside the map
             (their logit is `q . r`); `"mask"` leaves them out of the softmax.
-        method: `"reference"`, `"blocked"`, `"all_pairs"`, or `"auto"`, which takes
-            whichever of the last two multiplies fewer pairs for these static shapes.
+        method: `"reference"`, `"blocked"`, `"all_pairs"`, `"rows"` (differentiable once
+            and in reverse mode only), or `"auto"`, which takes the fastest for these
+            static shapes on the default backend.
 
     Returns:
         `[batch, height, width, heads, head_dim]` in the dtype of `values`. Logits and
@@ -81,7 +89,7 @@ def local_attention(
         )
     if method == "auto":
         _, height, width, _, _ = queries.shape
-        method = _cheapest(height, width, kernel_size)
+        method = fastest(height, width, kernel_size, jax.default_backend())
     if method not in METHODS:
         valid = (*METHODS, "auto")
         raise ConfigError(
@@ -189,13 +197,25 @@ METHODS: dict[str, Callable[..., jax.Array]] = {
     "reference": reference,
     "blocked": blocked,
     "all_pairs": all_pairs,
+    "rows": rows,
 }
 
 
-def _cheapest(height: int, width: int, kernel_size: int) -> str:
-    """The method that multiplies the fewest query-key pairs."""
-    blocked_pairs = (BLOCK_SIZE + kernel_size - 1) ** 2
-    return "all_pairs" if height * width <= blocked_pairs else "blocked"
+def fastest(height: int, width: int, kernel_size: int, backend: str) -> str:
+    """The method for a map: as measured on CPU, elsewhere by the pairs it multiplies.
+
+    Args:
+        height: rows of the map.
+        width: columns of the map.
+        kernel_size: odd side of the window, in pixels.
+        backend: as of `jax.default_backend`.
+    """
+    if backend == "cpu":
+        small, other = height * width <= ALL_PAIRS_PIXELS_ON_CPU, "rows"
+    else:
+        small = height * width <= (BLOCK_SIZE + kernel_size - 1) ** 2
+        other = "blocked"
+    return "all_pairs" if small else other
 
 
 def _attend(

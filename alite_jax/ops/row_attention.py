@@ -1,0 +1,191 @@
+"""Local attention one row of queries at a time: the fast way on a CPU.
+
+Columns are the innermost axis, so that SIMD lanes run along a row of the map and every
+column of the window is a shifted, contiguous piece of the same row of keys. Sums over
+the window and over head_dim are written out as sums of shifted products, which XLA
+fuses into one loop each. No product is spent on a key outside the window, and a row of
+a few images at a time stays in the cache. The backward pass computes the weights again
+instead of storing them.
+
+Shapes: a and b row and column of the window (k of each), m maps (one for each image of
+a group and head), d head_dim, W columns of the map, W+ the same with the halo.
+"""
+
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from alite_jax.ops import row_kernels
+from alite_jax.ops.relative_positions import EXCLUDED, inside_map
+
+# Logits that are alive at once. Larger groups of images leave the cache, smaller ones
+# spend their time on starting loops.
+_LOGITS_AT_ONCE = 2**16
+
+
+def rows(
+    queries: jax.Array,
+    keys: jax.Array,
+    values: jax.Array,
+    row_embeddings: jax.Array,
+    column_embeddings: jax.Array,
+    *,
+    border: str,
+) -> jax.Array:
+    """Shifted products row by row; arguments and result as of `local_attention`.
+
+    Differentiable once, in reverse mode. All arithmetic is float32.
+    """
+    batch, height, width, heads, head_dim = queries.shape
+    size = row_embeddings.shape[0]
+    halo = size // 2
+    group = group_size(batch, heads * width * size * size)
+    groups = batch // group
+
+    def lay_out(maps: jax.Array, halo: int) -> jax.Array:
+        """Rows first: `[groups * rows, m, d, columns]`, with zeros for the halo."""
+        maps = maps.astype(jnp.float32)
+        maps = maps.reshape(groups, group, height, width, heads, head_dim)
+        maps = maps.transpose(0, 2, 1, 4, 5, 3)
+        margin, none = (halo, halo), (0, 0)
+        maps = jnp.pad(maps, (none, margin, none, none, none, margin))
+        return maps.reshape(-1, group * heads, head_dim, maps.shape[-1])
+
+    # The window of row y begins at row y of the padded map.
+    first = np.arange(groups)[:, None] * (height + 2 * halo) + np.arange(height)
+    no_row = np.zeros((height, size), np.float32)
+    no_column = np.zeros((width, size), np.float32)
+    if border == "mask":
+        no_row[~inside_map(height, size)] = EXCLUDED
+        no_column[~inside_map(width, size)] = EXCLUDED
+    output = _attend(
+        lay_out(queries, 0),
+        lay_out(keys, halo),
+        lay_out(values, halo),
+        row_embeddings.astype(jnp.float32),
+        column_embeddings.astype(jnp.float32),
+        first.reshape(-1).astype(np.int32),
+        np.tile(no_row, (groups, 1)),
+        no_column.T,
+    )
+    output = output.reshape(groups, height, group, heads, head_dim, width)
+    output = output.transpose(0, 2, 1, 5, 3, 4).reshape(queries.shape)
+    return output.astype(values.dtype)
+
+
+def group_size(batch: int, logits_per_image: int) -> int:
+    """The largest divisor of `batch` whose rows of logits fit `_LOGITS_AT_ONCE`."""
+    largest = max(1, _LOGITS_AT_ONCE // logits_per_image)
+    return max(n for n in range(1, min(batch, largest) + 1) if batch % n == 0)
+
+
+@jax.custom_vjp
+def _attend(
+    queries: jax.Array,
+    keys: jax.Array,
+    values: jax.Array,
+    row_embeddings: jax.Array,
+    column_embeddings: jax.Array,
+    first: np.ndarray,
+    no_row: np.ndarray,
+    no_column: np.ndarray,
+) -> jax.Array:
+    """Attention of all rows, float32.
+
+    Args:
+        queries: `[rows, m, d, W]`.
+        keys: `[padded rows, m, d, W+]`.
+        values: `[padded rows, m, d, W+]`.
+        row_embeddings: `[k, d / 2]`.
+        column_embeddings: `[k, d / 2]`.
+        first: int32 `[rows]`, the first row of keys that each row of queries sees.
+        no_row: `[rows, k]`, `EXCLUDED` at rows that it does not see, otherwise 0.
+        no_column: `[k, W]`, likewise for columns.
+
+    Returns:
+        `[rows, m, d, W]`.
+    """
+    return _attend_forward(
+        queries,
+        keys,
+        values,
+        row_embeddings,
+        column_embeddings,
+        first,
+        no_row,
+        no_column,
+    )[0]
+
+
+def _attend_forward(
+    queries: jax.Array, keys: jax.Array, values: jax.Array, *others: Any
+) -> tuple[jax.Array, Any]:
+    row_embeddings, column_embeddings, first, no_row, no_column = others
+
+    def row(_: None, inputs: Any) -> tuple[None, Any]:
+        query, start, no_row = inputs
+        key = row_kernels.window(keys, start, no_row)
+        value = row_kernels.window(values, start, no_row)
+        parts = row_kernels.relative_logits(
+            query, row_embeddings, column_embeddings, no_row, no_column
+        )
+        largest = row_kernels.largest(row_kernels.logits(query, key, *parts))
+        weights = row_kernels.weights(query, key, *parts, largest)
+        total = row_kernels.total(weights)
+        output = row_kernels.weighted_sum(weights, value) / total[:, None]
+        return None, (output, largest, total)
+
+    _, results = jax.lax.scan(row, None, (queries, first, no_row))
+    return results[0], (queries, keys, values, *others, *results)
+
+
+def _attend_backward(residuals: Any, gradients: jax.Array) -> tuple[Any, ...]:
+    queries, keys, values, row_embeddings, column_embeddings = residuals[:5]
+    first, no_row, no_column, *results = residuals[5:]
+    half = row_embeddings.shape[1]
+
+    def row(carry: Any, inputs: Any) -> tuple[Any, jax.Array]:
+        key_gradients, value_gradients, row_gradient, column_gradient = carry
+        query, start, no_row, output, largest, total, gradient = inputs
+        key = row_kernels.window(keys, start, no_row)
+        value = row_kernels.window(values, start, no_row)
+        parts = row_kernels.relative_logits(
+            query, row_embeddings, column_embeddings, no_row, no_column
+        )
+        # The weights stay as they are, and what multiplies them is divided.
+        gradient = gradient / total[:, None]
+        weights = row_kernels.weights(query, key, *parts, largest)
+        logits = row_kernels.logits_gradient(weights, value, output, gradient)
+        by_row, by_column = row_kernels.marginals(logits)
+
+        def send(sums: jax.Array, weights: jax.Array, query: jax.Array) -> jax.Array:
+            """Adds what this row of queries sends to the keys of its window."""
+            weights = row_kernels.widen(weights, no_row)
+            query = row_kernels.widen(query, no_row)
+            received = row_kernels.window(sums, start, no_row)
+            received = row_kernels.spread(received, weights, query)
+            return jax.lax.dynamic_update_slice_in_dim(sums, received, start, axis=0)
+
+        carry = (
+            send(key_gradients, logits, query),
+            send(value_gradients, weights, gradient),
+            row_gradient + jnp.einsum("maw,mew->ae", by_row, query[:, :half]),
+            column_gradient + jnp.einsum("mbw,mew->be", by_column, query[:, half:]),
+        )
+        query_gradient = row_kernels.weighted_sum(logits, key)
+        query_gradient += row_kernels.relative_gradient(
+            by_row, by_column, row_embeddings, column_embeddings
+        )
+        return carry, query_gradient
+
+    inputs = (queries, first, no_row, *results, gradients)
+    sums = jax.tree.map(
+        jnp.zeros_like, (keys, values, row_embeddings, column_embeddings)
+    )
+    sums, query_gradients = jax.lax.scan(row, sums, inputs)
+    return query_gradients, *sums, None, None, None
+
+
+_attend.defvjp(_attend_forward, _attend_backward)
