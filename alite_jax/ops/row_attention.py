@@ -22,7 +22,7 @@ from alite_jax.ops.relative_positions import EXCLUDED, inside_map
 
 # Logits that are alive at once. Larger groups of images leave the cache, smaller ones
 # spend their time on starting loops.
-_LOGITS_AT_ONCE = 2**16
+_LOGITS_AT_ONCE = 2**17
 
 
 def rows(
