@@ -166,7 +166,7 @@ def test_rows_do_not_depend_on_how_many_images_are_done_at_a_time(monkeypatch, b
         )(jnp.float32(cotangent), *inputs)
 
     (one, one_gradients), (two, two_gradients) = run(1), run(2 * 2 * 5 * 9)
-    together, gradients = run(2**16)
+    together, gradients = run(2**17)
     np.testing.assert_allclose(one, together, atol=1e-6)
     np.testing.assert_allclose(two, together, atol=1e-6)
     assert_gradients_close(one_gradients, gradients, atol=1e-6)
@@ -177,7 +177,8 @@ def test_rows_do_not_depend_on_how_many_images_are_done_at_a_time(monkeypatch, b
     "batch, fitting, group", [(6, 1, 1), (6, 4, 3), (6, 99, 6), (7, 5, 1), (1, 0, 1)]
 )
 def test_a_group_of_images_divides_the_batch(batch, fitting, group):
-    logits_per_image = 2**16 // fitting if fitting else 2**17
+    limit = row_attention._LOGITS_AT_ONCE
+    logits_per_image = limit // fitting if fitting else 2 * limit
     assert row_attention.group_size(batch, logits_per_image) == group
 
 
