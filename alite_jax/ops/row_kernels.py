@@ -12,8 +12,8 @@ it, W columns of the map, W+ with the halo of the window (k - 1 more), W++ with 
 both sides twice (2 k - 2 more). All arrays are float32.
 """
 
+import functools
 from collections.abc import Callable, Iterable
-from functools import wraps
 from typing import TypeVar
 
 import jax
@@ -27,7 +27,7 @@ def kernel(function: Callable[..., T]) -> Callable[..., T]:
     """Makes of `function` a call that XLA compiles on its own."""
     compiled = jax.jit(function)
 
-    @wraps(function)
+    @functools.wraps(function)
     def call(*arguments: jax.Array) -> T:
         with set_xla_metadata(inlineable="false"):
             return compiled(*arguments)
@@ -37,7 +37,7 @@ def kernel(function: Callable[..., T]) -> Callable[..., T]:
 
 @kernel
 def window(maps: jax.Array, start: jax.Array, rows: jax.Array) -> jax.Array:
-    """Copies as many rows as `rows` has, `[a, m, d, W+]`, out of a padded map."""
+    """Copies rows from `start` on, as many as `rows` has, `[a, m, d, W+]`."""
     return jax.lax.dynamic_slice_in_dim(maps, start, rows.shape[0], axis=0)
 
 
@@ -211,10 +211,14 @@ def spread(sums: jax.Array, weights: jax.Array, query: jax.Array) -> jax.Array:
 
 def _dot(query: jax.Array, key: jax.Array, b: int) -> jax.Array:
     """Products of queries with the keys `b` columns on, `[m, a, W]`."""
-    _, head_dim, width = query.shape
-    return _sum(
-        query[:, None, x] * _columns(key[:, :, x], b, width).swapaxes(0, 1)
+    head_dim, width = query.shape[1:]
+    channels = (
+        _columns(jax.lax.index_in_dim(key, x, axis=2, keepdims=False), b, width)
         for x in range(head_dim)
+    )
+    return _sum(
+        jax.lax.index_in_dim(query, x, axis=1) * channel.swapaxes(0, 1)
+        for x, channel in enumerate(channels)
     )
 
 
@@ -228,7 +232,5 @@ def _columns(maps: jax.Array, start: int, width: int) -> jax.Array:
 
 
 def _sum(terms: Iterable[jax.Array]) -> jax.Array:
-    first, *others = terms
-    for term in others:
-        first = first + term
-    return first
+    """The sum, in as many operations as there are terms: `sum` starts with 0."""
+    return functools.reduce(jax.lax.add, terms)
