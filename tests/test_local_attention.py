@@ -304,6 +304,26 @@ def test_works_under_vmap_of_grad_and_jit_of_vmap():
         np.testing.assert_allclose(one, other, atol=1e-5)
 
 
+@pytest.mark.parametrize("method", METHODS)
+def test_works_on_several_devices(method):
+    inputs = to_float32(*make_inputs(4, 5, 3, batch=2, heads=1))
+    maps, tables = inputs[:3], inputs[3:]
+
+    def gradients(*maps):
+        def loss(*maps):
+            output = local_attention(*maps, *tables, kernel_size=3, method=method)
+            return jnp.sum(output**2)
+
+        return jax.grad(loss, argnums=(0, 1, 2))(*maps)
+
+    # pmap takes no compiler options, so this one program is compiled in full.
+    shares = [x.reshape(2, 1, *x.shape[1:]) for x in maps]
+    apart = jax.pmap(gradients, axis_name="batch")(*shares)
+    together = quick_jit(gradients)(*maps)
+    for one, other in zip(apart, together, strict=True):
+        np.testing.assert_allclose(one[:, 0], other, atol=1e-5)
+
+
 def shapes(
     *, map_shape=(1, 4, 4, 2, 4), keys=None, values=None, row=(3, 2), column=None
 ):
