@@ -86,6 +86,7 @@ def choices() -> dict[str, Collection[str]]:
         "pruning.method": METHODS,
         "pruning.distribution": DISTRIBUTIONS,
         "pruning.prune_rate_schedule": SCHEDULES,
+        "compute.dtype": ("float32", "bfloat16"),
     }
 
 

@@ -86,6 +86,11 @@ def get_config() -> ConfigDict:
     # Divides the logits of both networks in the KL term; above 0, no unit.
     distillation.temperature = 4.0
 
+    config.compute = compute = ConfigDict()
+    # Number format in which both networks compute: 'float32' or 'bfloat16'. Parameters,
+    # statistics, attention's softmax, logits, losses and the optimizer stay float32.
+    compute.dtype = "float32"
+
     config.logging = logging = ConfigDict()
     # Optimizer steps between two lines of metrics.jsonl.
     logging.every_steps = 50

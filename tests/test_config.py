@@ -331,7 +331,7 @@ def test_values_take_the_type_of_their_field(key, value, expected):
         ("student.densty=1", r"^unknown field 'student\.densty'; did you mean 'student\.density'"),
         ("width=2", "unknown field 'width'; valid names: student.width, teacher.width"),
         ("data.qqq=2", "unknown field 'data.qqq'; valid names: data.batch_size, data.crop_padding"),
-        ("zzz=1", "unknown field 'zzz'; valid names: checkpoint, data, distillation"),
+        ("zzz=1", "unknown field 'zzz'; valid names: checkpoint, compute, data, distillation"),
         ({"student.density": {"a": 1}}, "unknown field 'student.density.a'; did you mean"),
         ("student=1", "student is a section of the configuration, set one of its fields"),
         ("seed", "override 'seed' must be written as key=value"),
@@ -382,6 +382,7 @@ def test_values_take_the_type_of_their_field(key, value, expected):
         ("checkpoint.keep=0", "checkpoint.keep must be at least 1"),
         # Choices.
         ("data.name=cifar", "data.name has no choice 'cifar'; did you mean 'cifar10'"),
+        ("compute.dtype=float16", "compute.dtype has no choice 'float16'; did you mean"),
         ("teacher.model=resnet51", "teacher.model has no choice 'resnet51'; did you mean"),
         ("student.model=vit", "student.model has no choice 'vit'; valid names: resnet26"),
         ("student.border=zeros", "student.border has no choice 'zeros'; did you mean 'zero'"),

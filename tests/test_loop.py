@@ -285,12 +285,17 @@ def test_the_teacher_of_an_unfinished_run_is_refused(
 def test_another_configuration_in_the_same_folder_is_refused(finished: Any) -> None:
     folder = finished[0]
     before = snapshot(folder)
-    changes = {"student.density": 0.5, "pruning.method": "set"}
+    changes = {
+        "student.density": 0.5,
+        "pruning.method": "set",
+        "compute.dtype": "bfloat16",
+    }
     with pytest.raises(ConfigError) as caught:
         alite_jax.train(tiny_config(changes), folder)
     message = str(caught.value)
     assert "student.density (was 0.25, is 0.5)" in message
     assert "pruning.method (was 'sparse_momentum', is 'set')" in message
+    assert "compute.dtype (was 'float32', is 'bfloat16')" in message
     assert "another --workdir" in message
     assert snapshot(folder) == before
 
