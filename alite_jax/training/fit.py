@@ -169,7 +169,7 @@ def fit(
         config.data.batch_size,
         config.logging.progress,
     )
-    steps = prefetch(batches.batch, first_step, total_steps)
+    steps = prefetch(batches.batch, range(first_step, total_steps))
     with closing(progress), closing(checkpoints), closing(steps):
         started = time.monotonic() - seconds
         for done, batch in steps:
