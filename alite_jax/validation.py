@@ -57,6 +57,7 @@ LIMITS = (
     Limit("pruning.prune_rate_end", lambda v: 0 <= v <= 1, "between 0 and 1"),
     Limit("distillation.alpha", lambda v: 0 <= v <= 1, "between 0 and 1"),
     Limit("distillation.temperature", lambda v: v > 0, "above 0"),
+    Limit("compute.accumulation", lambda v: v >= 1, "at least 1"),
     Limit("logging.every_steps", lambda v: v >= 1, "at least 1"),
     Limit("checkpoint.every_steps", lambda v: v >= 0, "at least 0 (0: epoch ends)"),
     Limit("checkpoint.keep", lambda v: v >= 1, "at least 1"),

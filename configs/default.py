@@ -90,6 +90,10 @@ def get_config() -> ConfigDict:
     # Number format in which both networks compute: 'float32' or 'bfloat16'. Parameters,
     # statistics, attention's softmax, logits, losses and the optimizer stay float32.
     compute.dtype = "float32"
+    # Passes in which each device's share of a batch goes through the networks before
+    # the one update; divides that share. More need less memory; BatchNorm normalises
+    # each pass by its own statistics.
+    compute.accumulation = 1
 
     config.logging = logging = ConfigDict()
     # Optimizer steps between two lines of metrics.jsonl.

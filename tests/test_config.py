@@ -377,6 +377,7 @@ def test_values_take_the_type_of_their_field(key, value, expected):
         ("pruning.prune_rate_end=-1", "pruning.prune_rate_end must be between 0 and 1"),
         ("distillation.alpha=1.5", "distillation.alpha must be between 0 and 1"),
         ("distillation.temperature=0", "distillation.temperature must be above 0"),
+        ("compute.accumulation=0", "compute.accumulation must be at least 1"),
         ("logging.every_steps=0", "logging.every_steps must be at least 1"),
         ("checkpoint.every_steps=-1", "checkpoint.every_steps must be at least 0"),
         ("checkpoint.keep=0", "checkpoint.keep must be at least 1"),

@@ -289,6 +289,7 @@ def test_another_configuration_in_the_same_folder_is_refused(finished: Any) -> N
         "student.density": 0.5,
         "pruning.method": "set",
         "compute.dtype": "bfloat16",
+        "compute.accumulation": 2,
     }
     with pytest.raises(ConfigError) as caught:
         alite_jax.train(tiny_config(changes), folder)
@@ -296,6 +297,7 @@ def test_another_configuration_in_the_same_folder_is_refused(finished: Any) -> N
     assert "student.density (was 0.25, is 0.5)" in message
     assert "pruning.method (was 'sparse_momentum', is 'set')" in message
     assert "compute.dtype (was 'float32', is 'bfloat16')" in message
+    assert "compute.accumulation (was 1, is 2)" in message
     assert "another --workdir" in message
     assert snapshot(folder) == before
 

@@ -17,6 +17,7 @@ from alite_jax.data.pipeline import TrainBatches, prefetch
 from alite_jax.errors import TrainingError
 from alite_jax.sparsity.masks import density as density_of
 from alite_jax.training import parallel
+from alite_jax.training.accumulation import check_accumulation
 from alite_jax.training.checkpoints import Checkpoints
 from alite_jax.training.evaluation import Data, Evaluator
 from alite_jax.training.metrics import MetricWriter
@@ -108,12 +109,14 @@ def fit(
         all the processes that worked on it, without evaluations.
 
     Raises:
+        ConfigError: the devices cannot share a batch as configured.
         TrainingError: the loss or the gradient is not finite; names the step and the
             last checkpoint.
         CheckpointError: a checkpoint cannot be read or written.
     """
     shards = parallel.device_count()
     batches = TrainBatches(data.train, config.data.batch_size, config.seed, shards)
+    check_accumulation(config.compute.accumulation, config.data.batch_size, shards)
     steps_per_epoch, epochs = batches.steps_per_epoch, network.recipe.epochs
     total_steps = epochs * steps_per_epoch
     optimizer = create_optimizer(network.recipe.optimizer, steps_per_epoch, epochs)
@@ -140,7 +143,9 @@ def fit(
         checkpoints.close()
         return state.variables, seconds
 
-    teacher_model, teacher_variables = teacher or (None, {})
+    teacher_model, teacher_variables = (
+        teacher if teacher and network.objective.needs_teacher else (None, {})
+    )
     train_step = parallel.spread(
         make_train_step(
             network.model,
@@ -151,6 +156,7 @@ def fit(
             crop_padding=config.data.crop_padding,
             flip=config.data.flip,
             key=step_key,
+            accumulation=config.compute.accumulation,
         ),
         donate_state=True,
     )
