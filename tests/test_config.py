@@ -378,11 +378,13 @@ def test_values_take_the_type_of_their_field(key, value, expected):
         ("distillation.alpha=1.5", "distillation.alpha must be between 0 and 1"),
         ("distillation.temperature=0", "distillation.temperature must be above 0"),
         ("compute.accumulation=0", "compute.accumulation must be at least 1"),
+        ("compute.steps_per_dispatch=0", "compute.steps_per_dispatch must be at least 1"),
         ("logging.every_steps=0", "logging.every_steps must be at least 1"),
         ("checkpoint.every_steps=-1", "checkpoint.every_steps must be at least 0"),
         ("checkpoint.keep=0", "checkpoint.keep must be at least 1"),
         # Choices.
         ("data.name=cifar", "data.name has no choice 'cifar'; did you mean 'cifar10'"),
+        ("data.on_device=yes", "data.on_device has no choice 'yes'; valid names: always, auto, never"),
         ("compute.dtype=float16", "compute.dtype has no choice 'float16'; did you mean"),
         ("teacher.model=resnet51", "teacher.model has no choice 'resnet51'; did you mean"),
         ("student.model=vit", "student.model has no choice 'vit'; valid names: resnet26"),

@@ -26,8 +26,12 @@ from alite_jax.training.metrics import MetricWriter
 from alite_jax.training.state import Variables
 from alite_jax.training.step import AXIS, Objective
 
-# Fields that a run may change when it resumes: none of them changes its result.
-_FREE_FIELDS = ("logging.", "checkpoint.", "data.data_dir", "data.manual_dir")
+# Fields that a run may change when it resumes: none of them changes its result, though
+# the steps in a dispatch may change how XLA rounds it.
+_FREE_FIELDS = (
+    *("logging.", "checkpoint.", "compute.steps_per_dispatch"),
+    *("data.data_dir", "data.manual_dir", "data.on_device"),
+)
 
 # Any of these in a folder means that something was computed there.
 _RESULTS = ("teacher", "checkpoints", "summary.json")

@@ -26,6 +26,9 @@ from alite_jax.training.state import TrainState, Variables
 
 AXIS = "batch"
 
+# What a training step measures.
+METRICS = ("loss", "task_loss", "distillation_loss", "accuracy", "gradient_norm")
+
 Batch = dict[str, jax.Array]
 Metrics = dict[str, jax.Array]
 TrainStep = Callable[[TrainState, Variables, Batch], tuple[TrainState, Metrics]]
@@ -89,8 +92,8 @@ def make_train_step(
     Returns:
         `step(state, teacher_variables, batch) -> (state, metrics)`. `batch` has
         `image`, uint8 `[batch, height, width, channels]`, and `label`, int32
-        `[batch]`. Metrics are float32 scalars, means over all devices: `loss`,
-        `task_loss`, `distillation_loss`, `accuracy`, `gradient_norm`.
+        `[batch]`. Metrics are float32 scalars, means over all devices; their names are
+        `METRICS`.
     """
 
     def forward_and_backward(
