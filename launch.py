@@ -16,6 +16,7 @@ from absl import app, flags, logging
 from ml_collections import ConfigDict
 
 import alite_jax
+from alite_jax.allocator import restart_tuned
 from alite_jax.config import (
     ARGUMENTS,
     config_names,
@@ -211,4 +212,5 @@ def _report(error: AliteError) -> int:
 
 
 if __name__ == "__main__":
+    restart_tuned()
     app.run(main, flags_parser=parse)
