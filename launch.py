@@ -7,6 +7,7 @@ The same command again resumes an unfinished run. Exit status: 0 done, 2 a mista
 the command, the data or the run (one sentence says which), 130 interrupted.
 """
 
+import os
 import re
 import sys
 from collections.abc import Callable
@@ -33,11 +34,13 @@ FLAGS = flags.FLAGS
 
 def train(config: ConfigDict, workdir: str) -> None:
     """Train teacher and student, compare them in WORKDIR/summary.json."""
+    keep_compiled_programs()
     alite_jax.train(config, workdir)
 
 
 def evaluate(config: ConfigDict, workdir: str) -> None:
     """Measure the networks of a finished run on the evaluation split."""
+    keep_compiled_programs()
     alite_jax.evaluate(config, workdir)
 
 
@@ -185,6 +188,26 @@ def main(overrides: list[str]) -> int:
         )
         return 130
     return 0
+
+
+def keep_compiled_programs() -> None:
+    """Lets JAX keep what it compiles in the user's cache folder, for the next start.
+
+    A folder that the user gave JAX stays, and one that cannot be written is left alone.
+    An entry that is damaged costs a warning and a compilation.
+    """
+    import jax
+
+    if jax.config.jax_compilation_cache_dir is not None:  # type: ignore[attr-defined]
+        return
+    try:
+        folder = Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache").expanduser()
+        folder = folder / "alite_jax"
+        folder.mkdir(parents=True, exist_ok=True)
+    except (OSError, RuntimeError):  # The latter where there is no home.
+        return
+    if os.access(folder, os.W_OK):
+        jax.config.update("jax_compilation_cache_dir", str(folder))
 
 
 def load_config(name: str | None, workdir: str, overrides: list[str]) -> ConfigDict:
