@@ -7,6 +7,7 @@ The same command again resumes an unfinished run. Exit status: 0 done, 2 a mista
 the command, the data or the run (one sentence says which), 130 interrupted.
 """
 
+import os
 import re
 import sys
 from collections.abc import Callable
@@ -16,6 +17,7 @@ from absl import app, flags, logging
 from ml_collections import ConfigDict
 
 import alite_jax
+from alite_jax.allocator import restart_tuned
 from alite_jax.config import (
     ARGUMENTS,
     config_names,
@@ -32,11 +34,13 @@ FLAGS = flags.FLAGS
 
 def train(config: ConfigDict, workdir: str) -> None:
     """Train teacher and student, compare them in WORKDIR/summary.json."""
+    keep_compiled_programs()
     alite_jax.train(config, workdir)
 
 
 def evaluate(config: ConfigDict, workdir: str) -> None:
     """Measure the networks of a finished run on the evaluation split."""
+    keep_compiled_programs()
     alite_jax.evaluate(config, workdir)
 
 
@@ -186,6 +190,26 @@ def main(overrides: list[str]) -> int:
     return 0
 
 
+def keep_compiled_programs() -> None:
+    """Lets JAX keep what it compiles in the user's cache folder, for the next start.
+
+    A folder that the user gave JAX stays, and one that cannot be written is left alone.
+    An entry that is damaged costs a warning and a compilation.
+    """
+    import jax
+
+    if jax.config.jax_compilation_cache_dir is not None:  # type: ignore[attr-defined]
+        return
+    try:
+        folder = Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache").expanduser()
+        folder = folder / "alite_jax"
+        folder.mkdir(parents=True, exist_ok=True)
+    except (OSError, RuntimeError):  # The latter where there is no home.
+        return
+    if os.access(folder, os.W_OK):
+        jax.config.update("jax_compilation_cache_dir", str(folder))
+
+
 def load_config(name: str | None, workdir: str, overrides: list[str]) -> ConfigDict:
     """Returns the named config, else that of the run in `workdir`, else digits."""
     recorded = Path(workdir) / "config.json"
@@ -211,4 +235,5 @@ def _report(error: AliteError) -> int:
 
 
 if __name__ == "__main__":
+    restart_tuned()
     app.run(main, flags_parser=parse)

@@ -57,6 +57,8 @@ LIMITS = (
     Limit("pruning.prune_rate_end", lambda v: 0 <= v <= 1, "between 0 and 1"),
     Limit("distillation.alpha", lambda v: 0 <= v <= 1, "between 0 and 1"),
     Limit("distillation.temperature", lambda v: v > 0, "above 0"),
+    Limit("compute.accumulation", lambda v: v >= 1, "at least 1"),
+    Limit("compute.steps_per_dispatch", lambda v: v >= 1, "at least 1"),
     Limit("logging.every_steps", lambda v: v >= 1, "at least 1"),
     Limit("checkpoint.every_steps", lambda v: v >= 0, "at least 0 (0: epoch ends)"),
     Limit("checkpoint.keep", lambda v: v >= 1, "at least 1"),
@@ -78,6 +80,7 @@ def choices() -> dict[str, Collection[str]]:
 
     return {
         "data.name": DATASETS,
+        "data.on_device": ("auto", "always", "never"),
         "teacher.model": MODELS,
         "teacher.optimizer.schedule": ("cosine", "steps"),
         "student.model": MODELS,
@@ -86,6 +89,7 @@ def choices() -> dict[str, Collection[str]]:
         "pruning.method": METHODS,
         "pruning.distribution": DISTRIBUTIONS,
         "pruning.prune_rate_schedule": SCHEDULES,
+        "compute.dtype": ("float32", "bfloat16"),
     }
 
 

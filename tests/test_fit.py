@@ -3,7 +3,6 @@
 import dataclasses
 import json
 from collections.abc import Callable
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -11,90 +10,29 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from tiny import TwoLayers, assert_same, random_data, tiny_config, tiny_models
+from fitting import (
+    TOTAL,
+    Stop,
+    failing,
+    make_config,
+    make_network,
+    records,
+    start,
+    states,
+    train,
+)
+from tiny import TwoLayers, assert_same
 
 from alite_jax.data.pipeline import TrainBatches
-from alite_jax.errors import TrainingError
-from alite_jax.sparsity.masks import count_nonzero, dense_masks, init_masks
+from alite_jax.errors import ConfigError, TrainingError
+from alite_jax.sparsity.masks import count_nonzero
 from alite_jax.training import fit as fit_module
 from alite_jax.training import parallel
 from alite_jax.training.checkpoints import Checkpoints
 from alite_jax.training.evaluation import Evaluator
-from alite_jax.training.fit import Network, fit
-from alite_jax.training.metrics import MetricWriter, read_metrics
-from alite_jax.training.optimizer import create_optimizer
-from alite_jax.training.state import create_state
-from alite_jax.training.step import Objective
+from alite_jax.training.metrics import MetricWriter
 
-STEPS_PER_EPOCH, EPOCHS = 4, 3
-TOTAL = STEPS_PER_EPOCH * EPOCHS
-DATA = random_data()
 PROGRAMS: dict[str, Any] = {}
-
-
-def make_config(**changes: Any) -> Any:
-    with tiny_models():
-        return tiny_config(
-            {"student.density": 0.25, "checkpoint.every_steps": 3, "checkpoint.keep": 9}
-            | {name.replace("__", "."): value for name, value in changes.items()}
-        )
-
-
-def make_network(folder: Path, config: Any, model: Any = None) -> Network:
-    density = config.student.density
-    return Network(
-        phase="student",
-        model=model or TwoLayers(),
-        recipe=config.student,
-        objective=Objective(label_smoothing=config.student.optimizer.label_smoothing),
-        make_masks=partial(init_masks, density=density)
-        if density < 1
-        else lambda key, params: dense_masks(params),
-        identity={"model": "two layers"},
-        folder=folder / "checkpoints",
-    )
-
-
-def train(folder: Path, config: Any, model: Any = None) -> tuple[Any, float]:
-    network = make_network(folder, config, model)
-    evaluator = Evaluator(network.model, DATA, config.data.eval_batch_size)
-    with MetricWriter(folder, tensorboard=False) as writer:
-        return fit(network, None, config, DATA, evaluator, writer)
-
-
-def make_create(folder: Path, config: Any) -> Callable[[], Any]:
-    network = make_network(folder, config)
-    optimizer = create_optimizer(config.student.optimizer, STEPS_PER_EPOCH, EPOCHS)
-    return partial(
-        create_state,
-        network.keys(config.seed)[0],
-        network.model,
-        optimizer,
-        DATA.image_shape,
-        network.make_masks,
-    )
-
-
-def start(folder: Path, config: Any) -> Any:
-    """The state before training, made anew."""
-    return jax.device_get(parallel.run_once(make_create(folder, config)))
-
-
-def states(folder: Path, config: Any, last: bool = False) -> dict[int, Any]:
-    """Every checkpoint of a run by its step, or only the last one."""
-    checkpoints = make_network(folder, config).checkpoints(config.checkpoint.keep)
-    template = jax.eval_shape(make_create(folder, config))
-    steps = sorted(int(path.name) for path in (folder / "checkpoints").iterdir())
-    steps = steps[-1:] if last else steps
-    return {step: checkpoints.restore(template, step)[0] for step in steps}
-
-
-def records(folder: Path) -> list[dict[str, Any]]:
-    """The record of a run without its times."""
-    return [
-        {name: value for name, value in line.items() if name != "time"}
-        for line in read_metrics(folder)
-    ]
 
 
 @pytest.fixture(scope="module")
@@ -158,22 +96,6 @@ def test_masks_change_at_the_end_of_each_epoch_but_the_last(
             *map(jax.tree.leaves, (state.masks, state.params)), strict=True
         ):
             assert not np.any(np.where(mask, 0, leaf))
-
-
-class Stop(Exception):
-    """What a test raises in the middle of a run."""
-
-
-def failing(function: Callable[..., Any], calls: int) -> Callable[..., Any]:
-    """`function`, which raises at its call number `calls`, counted from 0."""
-    made = iter(range(1000))
-
-    def call(*arguments: Any, **options: Any) -> Any:
-        if next(made) == calls:
-            raise Stop
-        return function(*arguments, **options)
-
-    return call
 
 
 @pytest.mark.parametrize(
@@ -381,3 +303,36 @@ def test_keys_of_teacher_and_student_and_of_seeds_differ(tmp_path: Path) -> None
         for key in network.keys(seed)
     ]
     assert len(set(keys)) == 12
+
+
+def test_parts_that_are_not_equal_stop_before_anything_is_computed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(parallel, "run_once", failing(parallel.run_once, 0))
+    with pytest.raises(ConfigError, match="compute.accumulation = 3 does not divide"):
+        train(tmp_path, make_config(compute__accumulation=3))
+    assert not (tmp_path / "checkpoints").exists()
+
+
+@pytest.mark.parametrize("alpha", [0.0, 0.5])
+def test_a_teacher_is_on_the_devices_only_if_it_has_a_say(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, alpha: float
+) -> None:
+    teacher = TwoLayers(hidden=5)
+    variables = jax.eval_shape(
+        lambda: teacher.init(jax.random.key(0), np.zeros((1, 8, 8, 1)), train=False)
+    )
+    variables = jax.tree.map(lambda a: np.ones(a.shape, a.dtype), variables)
+    replicate, shapes = parallel.replicate, []
+
+    def watch(tree: Any) -> Any:
+        shapes.extend(leaf.shape for leaf in jax.tree.leaves(tree))
+        return replicate(tree)
+
+    monkeypatch.setattr(parallel, "replicate", watch)
+    # What comes next, before anything is compiled.
+    monkeypatch.setattr(fit_module, "Progress", failing(fit_module.Progress, 0))
+    with pytest.raises(Stop):
+        train(tmp_path, make_config(), teacher=(teacher, variables), alpha=alpha)
+    assert (64, 16) in shapes
+    assert ((64, 5) in shapes) == (alpha > 0)

@@ -5,6 +5,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import jax
 import pytest
 from absl.testing import flagsaver
 
@@ -220,3 +221,93 @@ def test_a_real_process_exits_with_2_before_loading_jax(tmp_path):
     assert rest == ["error: unknown job 'trian'; did you mean 'train'?"]
     assert not any(line.split("|")[-1].strip() == "jax" for line in imports)
     assert done.stdout == ""
+
+
+@pytest.fixture
+def compilation_cache(monkeypatch, tmp_path):
+    """Where JAX keeps compiled programs, as nobody has set it; put back at the end."""
+    kept = jax.config.jax_compilation_cache_dir
+    jax.config.update("jax_compilation_cache_dir", None)
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    yield lambda: jax.config.jax_compilation_cache_dir
+    jax.config.update("jax_compilation_cache_dir", kept)
+
+
+@pytest.mark.parametrize("job", ["train", "evaluate"])
+def test_compiled_programs_go_into_the_user_s_cache(
+    calls, compilation_cache, tmp_path, job
+):
+    assert run(f"--job={job}", f"--workdir={tmp_path}") == 0
+    assert compilation_cache() == str(tmp_path / "cache" / "alite_jax")
+    assert (tmp_path / "cache" / "alite_jax").is_dir()
+    assert len(calls) == 1
+
+
+def test_without_xdg_the_cache_is_in_the_home(
+    calls, compilation_cache, tmp_path, monkeypatch
+):
+    monkeypatch.delenv("XDG_CACHE_HOME")
+    monkeypatch.setenv("HOME", str(tmp_path))
+    assert run(f"--workdir={tmp_path}") == 0
+    assert compilation_cache() == str(tmp_path / ".cache" / "alite_jax")
+
+
+def test_another_place_for_compiled_programs_stays(calls, compilation_cache, tmp_path):
+    jax.config.update("jax_compilation_cache_dir", "mine")
+    assert run(f"--workdir={tmp_path}") == 0
+    assert compilation_cache() == "mine"
+    assert not (tmp_path / "cache").exists()
+
+
+@pytest.mark.parametrize("reason", ["a file in the way", "no permission"])
+def test_a_cache_that_cannot_be_written_stops_nothing(
+    calls, compilation_cache, tmp_path, monkeypatch, reason
+):
+    if reason == "a file in the way":
+        (tmp_path / "cache").write_text("")
+    else:
+        # Not by the file's mode, which does not bind the superuser.
+        monkeypatch.setattr(os, "access", lambda path, mode: False)
+    assert run(f"--workdir={tmp_path}") == 0
+    assert compilation_cache() is None
+    assert len(calls) == 1
+
+
+CACHING = """
+import jax
+import launch
+
+launch.keep_compiled_programs()
+jax.config.update("jax_persistent_cache_min_compile_time_secs", 0)
+events = []
+jax.monitoring.register_event_listener(lambda event, **_: events.append(event))
+print(float(jax.jit(lambda x: 3 * x)(14.0)))
+print([event.rsplit("/")[-1] for event in events if event.endswith(("hits", "misses"))])
+"""
+
+
+def test_a_second_process_finds_the_programs_and_a_damaged_one_is_no_obstacle(tmp_path):
+    names = ("JAX_COMPILATION_CACHE_DIR", "PYTHONWARNINGS")
+    environment = {k: v for k, v in os.environ.items() if k not in names}
+    environment |= {"XDG_CACHE_HOME": str(tmp_path), "JAX_PLATFORMS": "cpu"}
+
+    def start():
+        return subprocess.run(
+            [sys.executable, "-c", CACHING],
+            cwd=ROOT,
+            env=environment,
+            capture_output=True,
+            text=True,
+            timeout=120,
+        )
+
+    first, second = start(), start()
+    assert first.stdout == "42.0\n['cache_misses']\n", first.stderr
+    assert second.stdout == "42.0\n['cache_hits']\n", second.stderr
+    assert first.stderr == second.stderr == ""
+    (entry,) = (tmp_path / "alite_jax").iterdir()
+    entry.write_bytes(entry.read_bytes()[:100])
+    third = start()
+    assert third.stdout == "42.0\n['cache_misses']\n", third.stderr
+    assert third.returncode == 0
+    assert "Error reading persistent compilation cache entry" in third.stderr

@@ -230,20 +230,20 @@ def test_a_run_resumes_wherever_it_was_stopped(
     finished: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """In the teacher's training, in the student's, and with only the summary to do."""
-    steps = {"checkpoint.every_steps": 3}
-    for owner, name, calls in (
-        (MetricWriter, "write", 6),
-        (MetricWriter, "write", 10),
-        (loop, "network_cost", 1),
+    # Fields that have no influence on the result may change on the way.
+    for owner, name, calls, on_device in (
+        (MetricWriter, "write", 6, "never"),
+        (MetricWriter, "write", 10, "always"),
+        (loop, "network_cost", 1, "auto"),
     ):
+        changes = {"checkpoint.every_steps": 3, "data.on_device": on_device}
         with monkeypatch.context() as patch:
             patch.setattr(owner, name, stop_at(getattr(owner, name), calls))
             with pytest.raises(Stop):
-                alite_jax.train(tiny_config(steps), tmp_path)
+                alite_jax.train(tiny_config(changes), tmp_path)
         assert not (tmp_path / "summary.json").exists()
         phases = {line["phase"] for line in records(tmp_path)}
         assert phases == ({"teacher"} if calls == 6 else {"teacher", "student"})
-    # Fields that have no influence on the result may change on the way.
     changes = {"logging.every_steps": 1, "checkpoint.keep": 3}
     summary = alite_jax.train(tiny_config(changes), tmp_path)
     folder, wanted = finished
@@ -285,12 +285,19 @@ def test_the_teacher_of_an_unfinished_run_is_refused(
 def test_another_configuration_in_the_same_folder_is_refused(finished: Any) -> None:
     folder = finished[0]
     before = snapshot(folder)
-    changes = {"student.density": 0.5, "pruning.method": "set"}
+    changes = {
+        "student.density": 0.5,
+        "pruning.method": "set",
+        "compute.dtype": "bfloat16",
+        "compute.accumulation": 2,
+    }
     with pytest.raises(ConfigError) as caught:
         alite_jax.train(tiny_config(changes), folder)
     message = str(caught.value)
     assert "student.density (was 0.25, is 0.5)" in message
     assert "pruning.method (was 'sparse_momentum', is 'set')" in message
+    assert "compute.dtype (was 'float32', is 'bfloat16')" in message
+    assert "compute.accumulation (was 1, is 2)" in message
     assert "another --workdir" in message
     assert snapshot(folder) == before
 

@@ -160,7 +160,7 @@ def no_thread_is_left() -> Iterator[None]:
 @given(st.integers(0, 30), st.integers(0, 30), st.integers(1, 5))
 @quick
 def test_prefetch_keeps_the_order(start: int, count: int, depth: int) -> None:
-    pairs = list(prefetch(lambda step: step * step, start, start + count, depth))
+    pairs = list(prefetch(lambda step: step * step, range(start, start + count), depth))
     assert pairs == [(step, step * step) for step in range(start, start + count)]
 
 
@@ -171,7 +171,7 @@ def test_prefetch_makes_batches_ahead_but_no_more_than_depth() -> None:
         made.append(step)
         return step
 
-    batches = prefetch(make, 0, 100, depth=3)
+    batches = prefetch(make, range(100), depth=3)
     assert not made
     for taken in range(1, 6):
         next(batches)
@@ -185,7 +185,9 @@ def test_prefetch_makes_batches_ahead_but_no_more_than_depth() -> None:
 
 
 def test_prefetch_works_in_another_thread() -> None:
-    threads = [thread for _, thread in prefetch(lambda _: threading.get_ident(), 0, 3)]
+    threads = [
+        thread for _, thread in prefetch(lambda _: threading.get_ident(), range(3))
+    ]
     assert threading.get_ident() not in threads
 
 
@@ -195,7 +197,7 @@ def test_an_exception_comes_in_its_turn() -> None:
             raise ValueError("step 4 is bad")
         return step
 
-    batches = prefetch(make, 2, 10, depth=4)
+    batches = prefetch(make, range(2, 10), depth=4)
     assert [next(batches), next(batches)] == [(2, 2), (3, 3)]
     with pytest.raises(ValueError, match="step 4 is bad"):
         next(batches)
@@ -203,13 +205,13 @@ def test_an_exception_comes_in_its_turn() -> None:
 
 @pytest.mark.parametrize("taken", [0, 1, 3])
 def test_leaving_early_ends_the_thread(taken: int) -> None:
-    batches = prefetch(lambda step: step, 0, 1000)
+    batches = prefetch(lambda step: step, range(1000))
     assert len(list(itertools.islice(batches, taken))) == taken
     batches.close()  # type: ignore[attr-defined]
 
 
 def test_an_exception_of_the_consumer_ends_the_thread() -> None:
     with pytest.raises(RuntimeError, match="training failed"):
-        for step, _ in prefetch(lambda step: step, 0, 1000):
+        for step, _ in prefetch(lambda step: step, range(1000)):
             if step == 5:
                 raise RuntimeError("training failed")

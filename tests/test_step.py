@@ -9,6 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
+from jaxprs import equations
 from tiny import TwoLayers, assert_same, random_split
 
 import alite_jax
@@ -18,7 +19,12 @@ from alite_jax.sparsity.masks import count_nonzero, init_masks
 from alite_jax.training import parallel
 from alite_jax.training.optimizer import create_optimizer
 from alite_jax.training.state import create_state
-from alite_jax.training.step import Objective, make_rewire_step, make_train_step
+from alite_jax.training.step import (
+    AXIS,
+    Objective,
+    make_rewire_step,
+    make_train_step,
+)
 
 SPEC = DATASETS["digits"]
 MODEL = TwoLayers()
@@ -238,6 +244,24 @@ def test_without_distillation_no_teacher_runs(
     metrics = parallel.to_host(metrics)
     assert metrics["distillation_loss"] == 0
     assert metrics["loss"] == metrics["task_loss"] > 0
+
+
+def products(start: Any, teacher: Any, alpha: float) -> int:
+    """The number of matrix products in a step of `TwoLayers`."""
+    objective = Objective(alpha=alpha)
+    settings = {"crop_padding": 0, "flip": False, "key": jax.random.key(1)}
+    step = make_train_step(MODEL, MODEL, OPTIMIZER, objective, SPEC, **settings)
+    batch = jax.tree.map(lambda a: a[0], BATCHES.batch(0))
+    jaxpr = jax.make_jaxpr(step, axis_env=[(AXIS, 2)])(start, teacher, batch)
+    return sum(e.primitive.name == "dot_general" for e in equations(jaxpr))
+
+
+def test_with_alpha_0_the_teacher_is_not_in_the_program(
+    start: Any, teacher: Any
+) -> None:
+    """Two products forward and four backward, and the teacher's two."""
+    assert products(start, teacher, alpha=0.0) == 6
+    assert products(start, teacher, alpha=0.5) == 8
 
 
 class Pixels:

@@ -2,7 +2,7 @@
 
 import queue
 import threading
-from collections.abc import Callable, Generator, Iterator
+from collections.abc import Callable, Generator, Iterable, Iterator
 from typing import TypeVar
 
 import numpy as np
@@ -11,7 +11,8 @@ from alite_jax.data.sources import Split
 from alite_jax.errors import ConfigError
 
 Batch = dict[str, np.ndarray]
-T = TypeVar("T")
+Key = TypeVar("Key")
+Value = TypeVar("Value")
 
 
 class TrainBatches:
@@ -62,19 +63,30 @@ class TrainBatches:
             channels]; 'label': int32 [num_shards, batch_size / num_shards].
         """
         epoch, position = divmod(step, self.steps_per_epoch)
-        start = position * self._batch_size
-        chosen = self._order(epoch)[start : start + self._batch_size]
-        batch = {
+        chosen = self.order(epoch)[:, position]
+        return {
             "image": self._split.images[chosen],
             "label": self._split.labels[chosen],
         }
-        return _shard(batch, self._num_shards)
 
-    def _order(self, epoch: int) -> np.ndarray:
+    def order(self, epoch: int) -> np.ndarray:
+        """Returns which examples the batches of an epoch hold.
+
+        Args:
+            epoch: counted from 0.
+
+        Returns:
+            Indices into the split, int32 [num_shards, steps_per_epoch, batch_size /
+            num_shards].
+        """
         latest = self._latest
         if latest is None or latest[0] != epoch:
             random = np.random.default_rng([self._seed, epoch])
-            latest = (epoch, random.permutation(len(self._split)))
+            order = random.permutation(len(self._split)).astype(np.int32)
+            order = order[: self.steps_per_epoch * self._batch_size]
+            # Shard i holds the i-th contiguous part of each batch.
+            order = order.reshape(self.steps_per_epoch, self._num_shards, -1)
+            latest = (epoch, order.swapaxes(0, 1))
             self._latest = latest
         return latest[1]
 
@@ -115,41 +127,41 @@ def eval_batches(split: Split, batch_size: int, num_shards: int) -> Iterator[Bat
 
 
 def prefetch(
-    batch_fn: Callable[[int], T], start: int, stop: int, depth: int = 2
-) -> Generator[tuple[int, T]]:
-    """Makes batches in a background thread while the device works on earlier ones.
+    make: Callable[[Key], Value], keys: Iterable[Key], depth: int = 2
+) -> Generator[tuple[Key, Value]]:
+    """Makes values in a background thread while the device works on earlier ones.
 
     The thread starts with the first `next` and has ended when the iterator is exhausted
-    or closed. An exception of `batch_fn` is raised here, in its turn.
+    or closed. An exception of `make` is raised here, in its turn.
 
     Args:
-        batch_fn: makes the batch of a step; called in the order of the steps.
-        start: the first step.
-        stop: one more than the last step.
-        depth: how many batches may wait.
+        make: makes the value of a key; called in the order of the keys.
+        keys: for example steps, whose values are batches.
+        depth: how many values may wait.
 
     Yields:
-        The step and its batch.
+        Each key and its value.
     """
-    made: queue.SimpleQueue[tuple[int, T] | BaseException] = queue.SimpleQueue()
+    made: queue.SimpleQueue[tuple[Key, Value] | BaseException | None]
+    made = queue.SimpleQueue()
     room = threading.Semaphore(depth)
     closed = threading.Event()
 
     def produce() -> None:
         try:
-            for step in range(start, stop):
+            for key in keys:
                 room.acquire()
                 if closed.is_set():
                     return
-                made.put((step, batch_fn(step)))
+                made.put((key, make(key)))
+            made.put(None)
         except BaseException as error:
             made.put(error)
 
     thread = threading.Thread(target=produce, name="prefetch", daemon=True)
     thread.start()
     try:
-        for _ in range(start, stop):
-            item = made.get()
+        while (item := made.get()) is not None:
             if isinstance(item, BaseException):
                 raise item
             room.release()

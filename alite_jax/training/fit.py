@@ -10,25 +10,22 @@ from typing import Any
 
 import flax.linen as nn
 import jax
-import numpy as np
 import optax
 
-from alite_jax.data.pipeline import TrainBatches, prefetch
-from alite_jax.errors import TrainingError
+from alite_jax.data.pipeline import TrainBatches
 from alite_jax.sparsity.masks import density as density_of
 from alite_jax.training import parallel
+from alite_jax.training.accumulation import check_accumulation
 from alite_jax.training.checkpoints import Checkpoints
+from alite_jax.training.dispatch import dispatches, make_program
 from alite_jax.training.evaluation import Data, Evaluator
+from alite_jax.training.feeds import make_feed
 from alite_jax.training.metrics import MetricWriter
 from alite_jax.training.optimizer import create_optimizer
 from alite_jax.training.progress import Progress
 from alite_jax.training.state import Variables, create_state
-from alite_jax.training.step import (
-    Metrics,
-    Objective,
-    make_rewire_step,
-    make_train_step,
-)
+from alite_jax.training.step import Objective, make_rewire_step, make_train_step
+from alite_jax.training.window import Window
 
 
 @dataclass(frozen=True)
@@ -108,12 +105,14 @@ def fit(
         all the processes that worked on it, without evaluations.
 
     Raises:
+        ConfigError: the devices cannot share a batch as configured.
         TrainingError: the loss or the gradient is not finite; names the step and the
             last checkpoint.
         CheckpointError: a checkpoint cannot be read or written.
     """
     shards = parallel.device_count()
     batches = TrainBatches(data.train, config.data.batch_size, config.seed, shards)
+    check_accumulation(config.compute.accumulation, config.data.batch_size, shards)
     steps_per_epoch, epochs = batches.steps_per_epoch, network.recipe.epochs
     total_steps = epochs * steps_per_epoch
     optimizer = create_optimizer(network.recipe.optimizer, steps_per_epoch, epochs)
@@ -140,19 +139,24 @@ def fit(
         checkpoints.close()
         return state.variables, seconds
 
-    teacher_model, teacher_variables = teacher or (None, {})
-    train_step = parallel.spread(
-        make_train_step(
-            network.model,
-            teacher_model,
-            optimizer,
-            network.objective,
-            data.spec,
-            crop_padding=config.data.crop_padding,
-            flip=config.data.flip,
-            key=step_key,
-        ),
-        donate_state=True,
+    teacher_model, teacher_variables = (
+        teacher if teacher and network.objective.needs_teacher else (None, {})
+    )
+    feed = make_feed(config, batches, data.train)
+    train_step = make_train_step(
+        network.model,
+        teacher_model,
+        optimizer,
+        network.objective,
+        data.spec,
+        crop_padding=config.data.crop_padding,
+        flip=config.data.flip,
+        key=step_key,
+        accumulation=config.compute.accumulation,
+    )
+    length = config.compute.steps_per_dispatch
+    program = parallel.spread(
+        make_program(train_step, feed.take, length), donate_state=True
     )
     rewire_step = parallel.spread(
         make_rewire_step(config.pruning, total_steps, rewire_key), donate_state=True
@@ -161,7 +165,7 @@ def fit(
     rewires = density < 1 and config.pruning.method != "static"
     state = parallel.replicate(state)
     teacher_variables = parallel.replicate(teacher_variables)
-    window = _Window(network.phase, checkpoints)
+    window = Window(network.phase, checkpoints)
     progress = Progress(
         network.phase,
         total_steps,
@@ -169,20 +173,19 @@ def fit(
         config.data.batch_size,
         config.logging.progress,
     )
-    steps = prefetch(batches.batch, first_step, total_steps)
-    with closing(progress), closing(checkpoints), closing(steps):
+    log_every, save_every = config.logging.every_steps, config.checkpoint.every_steps
+    intervals = (steps_per_epoch, log_every, save_every)
+    sources = feed.sources(dispatches(first_step, total_steps, length, intervals))
+    with closing(progress), closing(checkpoints), closing(sources):
         started = time.monotonic() - seconds
-        for done, batch in steps:
-            state, metrics = train_step(state, teacher_variables, batch)
-            step = done + 1
-            window.add(step, metrics)
+        for steps, source in sources:
+            state, metrics = program(state, teacher_variables, source)
+            window.add(steps, metrics)
+            step = steps.stop
             ends_epoch = step % steps_per_epoch == 0
-            saves = ends_epoch or (
-                config.checkpoint.every_steps
-                and step % config.checkpoint.every_steps == 0
-            )
+            saves = ends_epoch or (save_every and step % save_every == 0)
             # A checkpoint closes the window, too: no loss goes into it unchecked.
-            if step % config.logging.every_steps == 0 or saves:
+            if step % log_every == 0 or saves:
                 means = window.close() | {"density": density}
                 writer.write(step, means, prefix=network.phase)
                 progress.update(step, means)
@@ -200,55 +203,3 @@ def fit(
                 seconds = time.monotonic() - started
                 checkpoints.save(step, host_state, extra={"seconds": seconds})
     return host_state.variables, seconds
-
-
-class _Window:
-    """Metrics of the steps since the last line of the record, still on the device.
-
-    Fetching each step's metrics would make the host wait for the device; so they are
-    fetched together, and checked one by one to name the first step that went wrong.
-    """
-
-    def __init__(self, phase: str, checkpoints: Checkpoints) -> None:
-        self._phase = phase
-        self._checkpoints = checkpoints
-        self._steps: list[tuple[int, Metrics]] = []
-
-    def add(self, step: int, metrics: Metrics) -> None:
-        """Takes the metrics of a step, replicated over the devices."""
-        self._steps.append((step, metrics))
-
-    def close(self) -> dict[str, float]:
-        """Returns the means over the window and starts a new one.
-
-        Raises:
-            TrainingError: a loss or a gradient is not finite.
-        """
-        fetched = [
-            (step, {name: value[0] for name, value in metrics.items()})
-            for step, metrics in jax.device_get(self._steps)
-        ]
-        self._steps = []
-        for step, metrics in fetched:
-            # A gradient of NaN ruins the weights now, the loss only at the next step.
-            for name in ("loss", "gradient_norm"):
-                if not np.isfinite(metrics[name]):
-                    raise self._failure(step, name.replace("_", " "), metrics[name])
-        return {
-            name: float(np.mean([metrics[name] for _, metrics in fetched]))
-            for name in fetched[0][1]
-        }
-
-    def _failure(self, step: int, name: str, value: float) -> TrainingError:
-        saved = self._checkpoints.latest_step()
-        kept = (
-            "no checkpoint was written yet"
-            if saved is None
-            else f"step {saved} is the last good checkpoint"
-        )
-        return TrainingError(
-            f"{self._phase}: the {name} is {value} at step {step}; {kept} in"
-            f" {self._checkpoints.directory}: lower"
-            f" {self._phase}.optimizer.learning_rate or set its clip_norm, in a new"
-            " workdir"
-        )

@@ -26,8 +26,12 @@ from alite_jax.training.metrics import MetricWriter
 from alite_jax.training.state import Variables
 from alite_jax.training.step import AXIS, Objective
 
-# Fields that a run may change when it resumes: none of them changes its result.
-_FREE_FIELDS = ("logging.", "checkpoint.", "data.data_dir", "data.manual_dir")
+# Fields that a run may change when it resumes: none of them changes its result, though
+# the steps in a dispatch may change how XLA rounds it.
+_FREE_FIELDS = (
+    *("logging.", "checkpoint.", "compute.steps_per_dispatch"),
+    *("data.data_dir", "data.manual_dir", "data.on_device"),
+)
 
 # Any of these in a folder means that something was computed there.
 _RESULTS = ("teacher", "checkpoints", "summary.json")
@@ -179,7 +183,7 @@ def create_networks(config: Any, data: Data, folder: Path) -> tuple[Network, Net
             ),
             make_masks=lambda key, params: dense_masks(params),
             folder=teacher_folder / "teacher",
-            **_model(config.teacher, data, {}),
+            **_model(config.teacher, config.compute.dtype, data, {}),
         ),
         Network(
             phase="student",
@@ -193,15 +197,23 @@ def create_networks(config: Any, data: Data, folder: Path) -> tuple[Network, Net
             if prunes
             else lambda key, params: dense_masks(params),
             folder=folder / "checkpoints",
-            **_model(config.student, data, window),
+            **_model(config.student, config.compute.dtype, data, window),
         ),
     )
 
 
-def _model(config: Any, data: Data, window: dict[str, Any]) -> dict[str, Any]:
-    """The fields `model` and `identity` of a network, after a dry run of the model."""
+def _model(
+    config: Any, dtype: str, data: Data, window: dict[str, Any]
+) -> dict[str, Any]:
+    """The fields `model` and `identity` of a network, after a dry run of the model.
+
+    The dtype of the computation is not part of the identity: the parameters are of the
+    same model, and a teacher of one dtype may teach a student of another.
+    """
     settings = {"width": config.width, "num_classes": data.spec.num_classes, **window}
-    model = create_model(config.model, axis_name=AXIS, **settings)
+    model = create_model(
+        config.model, axis_name=AXIS, dtype=jnp.dtype(dtype), **settings
+    )
     images = jax.ShapeDtypeStruct((1, *data.image_shape), jnp.float32)
     # What cannot be built must stop the run now and not after hours of the teacher.
     jax.eval_shape(partial(model.init, train=False), jax.random.key(0), images)

@@ -9,7 +9,9 @@ from collections.abc import Callable
 from typing import Any
 
 import jax
+import numpy as np
 from flax import jax_utils
+from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from alite_jax.training.step import AXIS
 
@@ -40,9 +42,32 @@ def replicate(tree: Any) -> Any:
     return jax_utils.replicate(tree, axis_name=AXIS)
 
 
+def keep(tree: Any) -> Any:
+    """As `replicate`, for numpy arrays that are too large to be copied on the host.
+
+    The result may share the memory of the arrays: nobody may write to either.
+    """
+
+    def put(array: np.ndarray) -> jax.Array:
+        shape = (device_count(), *array.shape)
+        return jax.make_array_from_callback(shape, _sharding(), lambda _: array[None])
+
+    return jax.tree.map(put, tree)
+
+
+def shard(tree: Any) -> Any:
+    """Puts numpy arrays on the devices, as `spread` takes them: one row for each."""
+    return jax.device_put(tree, _sharding())
+
+
 def to_host(tree: Any) -> Any:
     """One device's copy of a replicated pytree, as numpy arrays."""
     return jax.device_get(jax_utils.unreplicate(tree))
+
+
+def memory_stats() -> list[dict[str, Any] | None]:
+    """What each device says of its memory; CPUs say nothing."""
+    return [device.memory_stats() for device in jax.local_devices()]
 
 
 def run_once(function: Callable[[], Any]) -> Any:
@@ -53,3 +78,10 @@ def run_once(function: Callable[[], Any]) -> Any:
     on_cpu = jax.default_backend() == "cpu"
     options = {"xla_backend_optimization_level": 0} if on_cpu else None
     return jax.jit(function, compiler_options=options)()
+
+
+def _sharding() -> NamedSharding:
+    """A row for each device, as pmap has it."""
+    return NamedSharding(
+        Mesh(np.array(jax.local_devices()), (AXIS,)), PartitionSpec(AXIS)
+    )

@@ -7,6 +7,7 @@ reduces over it. How they are spread over devices is `parallel`'s business.
 import dataclasses
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import flax.linen as nn
@@ -20,9 +21,13 @@ from alite_jax.distillation import joint_loss, task_loss
 from alite_jax.sparsity.masks import apply_masks
 from alite_jax.sparsity.rewiring import rewire
 from alite_jax.sparsity.schedules import prune_rate
+from alite_jax.training.accumulation import mean_over_parts
 from alite_jax.training.state import TrainState, Variables
 
 AXIS = "batch"
+
+# What a training step measures.
+METRICS = ("loss", "task_loss", "distillation_loss", "accuracy", "gradient_norm")
 
 Batch = dict[str, jax.Array]
 Metrics = dict[str, jax.Array]
@@ -45,6 +50,11 @@ class Objective:
     temperature: float = 1.0
     label_smoothing: float = 0.0
 
+    @property
+    def needs_teacher(self) -> bool:
+        """Whether the teacher has any part in the loss."""
+        return self.alpha > 0
+
 
 def make_train_step(
     model: nn.Module,
@@ -56,6 +66,7 @@ def make_train_step(
     crop_padding: int,
     flip: bool,
     key: jax.Array,
+    accumulation: int = 1,
 ) -> TrainStep:
     """Builds the joint step: teacher forward, student forward and backward, update.
 
@@ -72,25 +83,25 @@ def make_train_step(
         crop_padding: see `augment`.
         flip: see `augment`.
         key: PRNG key; the step and the device are folded into it.
+        accumulation: passes in which a device's share of a batch goes through the
+            networks, each with an equal part. Gradients, metrics and the updated
+            running statistics are means over the parts; BatchNorm normalises each
+            part by the statistics of this part (on all devices), so that more than
+            one pass is not quite the same training. Views do not depend on it.
 
     Returns:
         `step(state, teacher_variables, batch) -> (state, metrics)`. `batch` has
         `image`, uint8 `[batch, height, width, channels]`, and `label`, int32
-        `[batch]`. Metrics are float32 scalars, means over all devices: `loss`,
-        `task_loss`, `distillation_loss`, `accuracy`, `gradient_norm`.
+        `[batch]`. Metrics are float32 scalars, means over all devices; their names are
+        `METRICS`.
     """
 
-    def train_step(
-        state: TrainState, teacher_variables: Variables, batch: Batch
-    ) -> tuple[TrainState, Metrics]:
-        step_key = jax.random.fold_in(key, state.step)
-        device_key = jax.random.fold_in(step_key, jax.lax.axis_index(AXIS))
-        images = augment(
-            device_key, batch["image"], crop_padding=crop_padding, flip=flip
-        )
-        images = normalize(images, dataset.mean, dataset.std)
+    def forward_and_backward(
+        state: TrainState, teacher_variables: Variables, part: Batch
+    ) -> tuple[Any, Metrics, Any]:
+        images = normalize(part["image"], dataset.mean, dataset.std)
         teacher_logits = None
-        if teacher is not None and objective.alpha > 0:
+        if teacher is not None and objective.needs_teacher:
             teacher_logits = apply(teacher, teacher_variables, images)
 
         def loss_fn(params: Any) -> tuple[jax.Array, Any]:
@@ -100,7 +111,7 @@ def make_train_step(
             )
             losses = joint_loss(
                 logits,
-                batch["label"],
+                part["label"],
                 teacher_logits,
                 alpha=objective.alpha,
                 temperature=objective.temperature,
@@ -110,6 +121,22 @@ def make_train_step(
 
         gradients, (losses, logits, batch_stats) = jax.grad(loss_fn, has_aux=True)(
             state.params
+        )
+        accuracy = jnp.mean(jnp.argmax(logits, axis=-1) == part["label"])
+        return gradients, {**losses._asdict(), "accuracy": accuracy}, batch_stats
+
+    def train_step(
+        state: TrainState, teacher_variables: Variables, batch: Batch
+    ) -> tuple[TrainState, Metrics]:
+        step_key = jax.random.fold_in(key, state.step)
+        device_key = jax.random.fold_in(step_key, jax.lax.axis_index(AXIS))
+        images = augment(
+            device_key, batch["image"], crop_padding=crop_padding, flip=flip
+        )
+        gradients, metrics, batch_stats = mean_over_parts(
+            partial(forward_and_backward, state, teacher_variables),
+            {"image": images, "label": batch["label"]},
+            accumulation,
         )
         gradients = jax.lax.pmean(gradients, AXIS)
         updates, opt_state = optimizer.update(gradients, state.opt_state, state.params)
@@ -121,8 +148,6 @@ def make_train_step(
             batch_stats=batch_stats,
             opt_state=opt_state,
         )
-        accuracy = jnp.mean(jnp.argmax(logits, axis=-1) == batch["label"])
-        metrics = {**losses._asdict(), "accuracy": accuracy}
         metrics = jax.lax.pmean(metrics, AXIS)
         metrics["gradient_norm"] = optax.tree.norm(gradients)
         return state, metrics
