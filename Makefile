@@ -9,9 +9,10 @@ PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check
 # interrupted installation is taken up again.
 INSTALLED := $(VENV)/.installed
 INSTALLED_DEV := $(VENV)/.installed-dev
+INSTALLED_BENCH := $(VENV)/.installed-bench
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-all lint format clean
+.PHONY: help demo test test-all bench lint format clean
 
 help:  ## list these commands
 	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
@@ -24,6 +25,9 @@ test: $(INSTALLED_DEV)  ## run the tests; ARGS=... goes to pytest
 
 test-all: $(INSTALLED_DEV)  ## run the slow tests too
 	$(BIN)/python -m pytest -m "slow or not slow" $(ARGS)
+
+bench: $(INSTALLED_BENCH)  ## measure speed and memory against peers: under 15 minutes
+	$(BIN)/python -m benchmarks $(ARGS)
 
 lint: $(INSTALLED_DEV)  ## check style, format and types
 	$(BIN)/ruff check .
@@ -54,4 +58,9 @@ $(INSTALLED): requirements.txt | $(BIN)/pip
 $(INSTALLED_DEV): requirements-dev.txt $(INSTALLED)
 	@echo "installing what requirements-dev.txt names into $(VENV)"
 	@$(PIP) -r requirements-dev.txt
+	@touch $@
+
+$(INSTALLED_BENCH): benchmarks/requirements.txt $(INSTALLED)
+	@echo "installing what benchmarks/requirements.txt names into $(VENV)"
+	@$(PIP) -r benchmarks/requirements.txt
 	@touch $@

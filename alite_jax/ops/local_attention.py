@@ -239,26 +239,33 @@ def _attend(
     Returns:
         `[..., i, j, h, d]` in the dtype of `values`.
     """
-    logits = jnp.einsum(
-        "...ijhd,...uvhd->...hijuv", queries, keys, preferred_element_type=jnp.float32
+    # One axis for all pixels of each: over two, XLA on CPU copies operands to contract.
+    flat_queries, keys, values = (
+        x.reshape(*x.shape[:-4], -1, *x.shape[-2:]) for x in (queries, keys, values)
     )
-    logits = logits + row_logits[..., :, None] + column_logits[..., None, :]
-    largest = jnp.max(logits, axis=(-2, -1))
+    logits = jnp.einsum(
+        "...qhd,...khd->...hqk", flat_queries, keys, preferred_element_type=jnp.float32
+    )
+    relative = row_logits[..., :, None] + column_logits[..., None, :]
+    logits = logits + relative.reshape(logits.shape)
+    largest = jnp.max(logits, axis=-1)
     if outside is not None:
+        outside = outside.reshape(largest.shape)
         largest = jnp.maximum(largest, outside)
     largest = jax.lax.stop_gradient(largest)
-    weights = jnp.exp(logits - largest[..., None, None])
-    total = jnp.sum(weights, axis=(-2, -1))
+    weights = jnp.exp(logits - largest[..., None])
+    total = jnp.sum(weights, axis=-1)
     if outside is not None:
         total += jnp.exp(outside - largest)
     output = jnp.einsum(
-        "...hijuv,...uvhd->...ijhd",
+        "...hqk,...khd->...qhd",
         weights.astype(values.dtype),
         values,
         preferred_element_type=jnp.float32,
     )
     # Dividing the output costs head_dim divisions a query instead of one a pair.
-    return (output / jnp.moveaxis(total, -3, -1)[..., None]).astype(values.dtype)
+    output = output / jnp.moveaxis(total, -2, -1)[..., None]
+    return output.reshape(queries.shape).astype(values.dtype)
 
 
 def _check(

@@ -1,0 +1,128 @@
+"""Runs the benchmarks: one table on the terminal, one JSON file.
+
+    python -m benchmarks [--out=runs/bench/bench.json] [--sections=attention,steps]
+
+Each section runs in a process of its own, with the allocator settings that `launch.py`
+sets; attention and steps once more with those of the system. All peers of a comparison share a
+process, so they share its settings and its moment.
+"""
+
+import argparse
+import json
+import os
+import platform
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+from alite_jax.allocator import VARIABLE, tuned_environment
+from benchmarks.targets import TARGETS
+
+SYSTEM = "_system_allocator"
+
+
+def sections() -> dict[str, Callable[[], Any]]:
+    """What can be run, by name; imported late, since the runner needs none of it."""
+    from benchmarks import attention, steps
+
+    return {
+        "attention": lambda: attention.compare(rounds=4),
+        "attention" + SYSTEM: lambda: attention.compare(rounds=2),
+        "growth": lambda: attention.growth(rounds=7),
+        "steps": lambda: steps.compare(rounds=5),
+        "steps" + SYSTEM: lambda: steps.compare(rounds=2),
+        "compilation": steps.compilation,
+    }
+
+
+NAMES = (
+    *("attention", "attention" + SYSTEM, "growth"),
+    *("steps", "steps" + SYSTEM, "compilation"),
+)
+
+
+def main() -> None:
+    """Runs the sections one after another and reports them together."""
+    parser = argparse.ArgumentParser(prog="python -m benchmarks", description=__doc__)
+    parser.add_argument("--out", type=Path, default=Path("runs/bench/bench.json"))
+    parser.add_argument("--sections", default=",".join(NAMES))
+    parser.add_argument("--section", help=argparse.SUPPRESS)
+    options = parser.parse_args()
+    if options.section:
+        rows = sections()[options.section]()
+        options.out.write_text(json.dumps({k: vars(row) for k, row in rows.items()}))
+        return
+    options.out.parent.mkdir(parents=True, exist_ok=True)
+    rows = {}
+    for name in options.sections.split(","):
+        if name not in NAMES:
+            parser.error(f"unknown section {name!r}; valid names: {', '.join(NAMES)}")
+        rows |= run(name, options.out.with_name(f"{name}.json"))
+    result = {"machine": machine(), "rows": rows}
+    options.out.write_text(json.dumps(result, indent=2) + "\n")
+    print(table(rows))
+    print(f"\nwritten to {options.out}")
+
+
+def run(name: str, out: Path) -> dict[str, Any]:
+    """Runs one section in a process of its own and returns its rows."""
+    environment = dict(os.environ)
+    # Threads of a peer that wait must not take a core from the other.
+    environment["OMP_WAIT_POLICY"] = "PASSIVE"
+    environment.pop(VARIABLE, None)
+    if not name.endswith(SYSTEM):
+        environment = tuned_environment(environment) or environment
+    print(f"{name} ...", end=" ", flush=True, file=sys.stderr)
+    start = time.monotonic()
+    command = [sys.executable, "-m", "benchmarks", f"--section={name}", f"--out={out}"]
+    subprocess.run(command, env=environment, check=True)
+    print(f"{time.monotonic() - start:.0f} s", file=sys.stderr)
+    rows: dict[str, Any] = json.loads(out.read_text())
+    out.unlink()
+    if not name.endswith(SYSTEM):
+        return rows
+    return {row + SYSTEM: value for row, value in rows.items()}
+
+
+def machine() -> dict[str, Any]:
+    """What the figures were taken on."""
+    processor = platform.processor() or platform.machine()
+    information = Path("/proc/cpuinfo")
+    if information.exists():
+        for line in information.read_text().splitlines():
+            if line.startswith("model name"):
+                processor = line.split(":", 1)[1].strip()
+                break
+    return {
+        "processor": processor,
+        "cores": os.cpu_count(),
+        "usable_cores": len(os.sched_getaffinity(0)),
+        "system": platform.system(),
+        "python": platform.python_version(),
+        **{name: metadata.version(name) for name in ("jax", "jaxlib", "flax", "torch")},
+        "date": time.strftime("%Y-%m-%d"),
+    }
+
+
+def table(rows: dict[str, Any]) -> str:
+    """The rows for the terminal, with the targets of those that have one."""
+    lines = [f"{'':46} {'value':>10} {'low':>10} {'high':>10}  unit      target"]
+    for name, row in rows.items():
+        target = ""
+        if name in TARGETS:
+            relation, limit = TARGETS[name]
+            reached = (
+                row["value"] >= limit if relation == ">=" else row["value"] <= limit
+            )
+            target = f"{relation} {limit:g} {'reached' if reached else 'missed'}"
+        figures = " ".join(f"{row[key]:10.4g}" for key in ("value", "low", "high"))
+        lines.append(f"{name:46} {figures}  {row['unit']:9} {target}".rstrip())
+    return "\n".join(lines)
+
+
+if __name__ == "__main__":
+    main()

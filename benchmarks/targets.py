@@ -1,0 +1,17 @@
+"""What this project set out to reach on two CPU cores."""
+
+# Name of a row: the relation and the limit that its median should satisfy.
+TARGETS = {
+    "attention_vs_jax_unfold": (">=", 8.0),
+    "attention_vs_torch_unfold": (">=", 12.0),
+    "attention_vs_conv": (">=", 1.0),
+    "attention_stage1_memory_vs_jax_unfold": ("<=", 1 / 6),
+    "joint_step_vs_torch": (">=", 8.0),
+    "attention_step_over_conv_step": ("<=", 2.0),
+    "pipeline_images_per_second": (">=", 20_000.0),
+    "rewire_share_of_epoch": ("<=", 0.02),
+    "compile_cold_seconds": ("<=", 45.0),
+    "compile_warm_seconds": ("<=", 5.0),
+    "attention_growth_double_side": ("<=", 4.4),
+    "attention_growth_kernel_11_over_7": ("<=", 3.0),
+}
