@@ -3,8 +3,8 @@
     python -m benchmarks [--out=runs/bench/bench.json] [--sections=attention,steps]
 
 Each section runs in a process of its own, with the allocator settings that `launch.py`
-sets; attention and steps once more with those of the system. All peers of a comparison share a
-process, so they share its settings and its moment.
+sets; attention and steps once more with those of the system. All peers of a comparison
+share a process, so they share its settings and its moment.
 """
 
 import argparse
@@ -30,10 +30,10 @@ def sections() -> dict[str, Callable[[], Any]]:
     from benchmarks import attention, steps
 
     return {
-        "attention": lambda: attention.compare(rounds=4),
+        "attention": lambda: attention.compare(rounds=3),
         "attention" + SYSTEM: lambda: attention.compare(rounds=2),
         "growth": lambda: attention.growth(rounds=7),
-        "steps": lambda: steps.compare(rounds=5),
+        "steps": lambda: steps.compare(rounds=4),
         "steps" + SYSTEM: lambda: steps.compare(rounds=2),
         "compilation": steps.compilation,
     }
@@ -76,6 +76,8 @@ def run(name: str, out: Path) -> dict[str, Any]:
     environment.pop(VARIABLE, None)
     if not name.endswith(SYSTEM):
         environment = tuned_environment(environment) or environment
+    if name.startswith("steps"):
+        environment |= one_device_a_core()
     print(f"{name} ...", end=" ", flush=True, file=sys.stderr)
     start = time.monotonic()
     command = [sys.executable, "-m", "benchmarks", f"--section={name}", f"--out={out}"]
@@ -86,6 +88,13 @@ def run(name: str, out: Path) -> dict[str, Any]:
     if not name.endswith(SYSTEM):
         return rows
     return {row + SYSTEM: value for row, value in rows.items()}
+
+
+def one_device_a_core() -> dict[str, str]:
+    """Settings with which JAX computes on as many devices as there are cores."""
+    cores = len(os.sched_getaffinity(0))
+    flags = f"{os.environ.get('XLA_FLAGS', '')} --xla_cpu_multi_thread_eigen=false"
+    return {"JAX_NUM_CPU_DEVICES": str(cores), "XLA_FLAGS": flags.strip()}
 
 
 def machine() -> dict[str, Any]:
