@@ -141,7 +141,7 @@ def test_every_import_is_in_the_requirements() -> None:
     needed = distributions_of(program)
     assert needed <= required("requirements.txt")
     tests = [path for path in folder_of("tests") if path.stem.startswith("test_")]
-    own |= {path.stem for path in folder_of("tests")} | {"launch"}
+    own |= {path.stem for path in folder_of("tests")} | {"launch", "benchmarks"}
     assert distributions_of(tests) <= required("requirements-dev.txt")
 
 
