@@ -258,18 +258,21 @@ def _run_pipeline(split: Split) -> None:
 
 def compilation() -> Rows:
     """Seconds to compile the joint step, and what compiled steps need of memory."""
+    with tempfile.TemporaryDirectory() as cache:
+        jax.config.update("jax_compilation_cache_dir", cache)
+        return _compilation()
+
+
+def _compilation() -> Rows:
     rows: Rows = {}
-    with tempfile.TemporaryDirectory() as folder:
-        jax.config.update("jax_compilation_cache_dir", folder)
-        for name, cache in (("cold", "empty"), ("warm", "filled")):
-            jax.clear_caches()
-            joint, seconds = Step("resnet26_attention", "resnet50").compile()
-            rows[f"compile_{name}_seconds"] = Row.one(
-                seconds,
-                "s",
-                f"joint step, width {WIDTH}, with tracing, persistent cache {cache}",
-            )
-        jax.config.update("jax_compilation_cache_dir", None)
+    for name, cache in (("cold", "empty"), ("warm", "filled")):
+        jax.clear_caches()
+        joint, seconds = Step("resnet26_attention", "resnet50").compile()
+        rows[f"compile_{name}_seconds"] = Row.one(
+            seconds,
+            "s",
+            f"joint step, width {WIDTH}, with tracing, persistent cache {cache}",
+        )
     programs = {
         "joint": joint,
         "attention": Step("resnet26_attention", None).compile()[0],
