@@ -8,13 +8,14 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import jax
 import numpy as np
 import pytest
+from fitting import Stop, failing
 from tiny import assert_same, tiny_config, tiny_models
 
 import alite_jax
@@ -70,21 +71,6 @@ def snapshot(folder: Path) -> dict[Path, tuple[int, bytes]]:
         for path in sorted(folder.rglob("*"))
         if path.is_file()
     }
-
-
-class Stop(Exception):
-    """What a test raises in the middle of a run."""
-
-
-def stop_at(function: Callable[..., Any], calls: int) -> Callable[..., Any]:
-    made = iter(range(1000))
-
-    def call(*arguments: Any, **options: Any) -> Any:
-        if next(made) == calls:
-            raise Stop
-        return function(*arguments, **options)
-
-    return call
 
 
 def must_not_run(*arguments: Any, **options: Any) -> None:
@@ -238,7 +224,7 @@ def test_a_run_resumes_wherever_it_was_stopped(
     ):
         changes = {"checkpoint.every_steps": 3, "data.on_device": on_device}
         with monkeypatch.context() as patch:
-            patch.setattr(owner, name, stop_at(getattr(owner, name), calls))
+            patch.setattr(owner, name, failing(getattr(owner, name), calls))
             with pytest.raises(Stop):
                 alite_jax.train(tiny_config(changes), tmp_path)
         assert not (tmp_path / "summary.json").exists()

@@ -26,10 +26,9 @@ from alite_jax.training.metrics import MetricWriter
 from alite_jax.training.state import Variables
 from alite_jax.training.step import AXIS, Objective
 
-# Fields that a run may change when it resumes: none of them changes its result, though
-# the steps in a dispatch may change how XLA rounds it.
+# Fields that a run may change when it resumes: none of them changes its result.
 _FREE_FIELDS = (
-    *("logging.", "checkpoint.", "compute.steps_per_dispatch"),
+    *("logging.", "checkpoint."),
     *("data.data_dir", "data.manual_dir", "data.on_device"),
 )
 
