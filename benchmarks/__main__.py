@@ -8,13 +8,13 @@ share a process, so they share its settings and its moment.
 """
 
 import argparse
+import importlib
 import json
 import os
 import platform
 import subprocess
 import sys
 import time
-from collections.abc import Callable
 from importlib import metadata
 from pathlib import Path
 from typing import Any
@@ -25,42 +25,40 @@ from benchmarks.targets import TARGETS
 SYSTEM = "_system_allocator"
 
 
-def sections() -> dict[str, Callable[[], Any]]:
-    """What can be run, by name; imported late, since the runner needs none of it."""
-    from benchmarks import attention, steps
-
-    return {
-        "attention": lambda: attention.compare(rounds=3),
-        "attention" + SYSTEM: lambda: attention.compare(rounds=2),
-        "growth": lambda: attention.growth(rounds=7),
-        "steps": lambda: steps.compare(rounds=4),
-        "steps" + SYSTEM: lambda: steps.compare(rounds=2),
-        "compilation": steps.compilation,
-    }
-
-
-NAMES = (
-    *("attention", "attention" + SYSTEM, "growth"),
-    *("steps", "steps" + SYSTEM, "compilation"),
-)
+# What can be run, each a function of this package with its arguments.
+SECTIONS: dict[str, tuple[str, dict[str, int]]] = {
+    "attention": ("attention.compare", {"rounds": 3}),
+    "attention" + SYSTEM: ("attention.compare", {"rounds": 2}),
+    "growth": ("attention.growth", {"rounds": 7}),
+    "steps": ("steps.compare", {"rounds": 4}),
+    "steps" + SYSTEM: ("steps.compare", {"rounds": 2}),
+    "compilation": ("steps.compilation", {}),
+    "methods": ("attention.methods", {"rounds": 5}),
+}
+# `methods` is behind a decision, not behind a claim.
+DEFAULT = [name for name in SECTIONS if name != "methods"]
 
 
 def main() -> None:
     """Runs the sections one after another and reports them together."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks", description=__doc__)
     parser.add_argument("--out", type=Path, default=Path("runs/bench/bench.json"))
-    parser.add_argument("--sections", default=",".join(NAMES))
+    parser.add_argument("--sections", default=",".join(DEFAULT))
     parser.add_argument("--section", help=argparse.SUPPRESS)
     options = parser.parse_args()
     if options.section:
-        rows = sections()[options.section]()
+        path, arguments = SECTIONS[options.section]
+        module, function = path.split(".")
+        section = importlib.import_module(f"benchmarks.{module}")
+        rows = getattr(section, function)(**arguments)
         options.out.write_text(json.dumps({k: vars(row) for k, row in rows.items()}))
         return
     options.out.parent.mkdir(parents=True, exist_ok=True)
     rows = {}
     for name in options.sections.split(","):
-        if name not in NAMES:
-            parser.error(f"unknown section {name!r}; valid names: {', '.join(NAMES)}")
+        if name not in SECTIONS:
+            valid = ", ".join(SECTIONS)
+            parser.error(f"unknown section {name!r}; valid names: {valid}")
         rows |= run(name, options.out.with_name(f"{name}.json"))
     result = {"machine": machine(), "rows": rows}
     options.out.write_text(json.dumps(result, indent=2) + "\n")

@@ -183,6 +183,34 @@ _PEERS = {
 }
 
 
+def methods(rounds: int) -> Rows:
+    """Each method of `local_attention` on the maps between which `auto` chooses."""
+    rows: Rows = {}
+    for kernel_size, side, head_dim in METHOD_CASES:
+        inputs, cotangent = make_inputs(side, 8, head_dim, kernel_size, batch=16)
+        calls = {}
+        for method in ("rows", "blocked", "all_pairs"):
+            function = functools.partial(
+                local_attention, kernel_size=kernel_size, method=method
+            )
+            program = compiled(with_gradients(function), *inputs, cotangent)
+            calls[method] = functools.partial(program, *inputs, cotangent)
+        for method, found in interleave(calls, rounds).items():
+            rows[f"method_window{kernel_size}_{side}x{side}_{method}"] = milliseconds(
+                found, f"8 heads of {head_dim}, batch 16, {_MODES['both']}"
+            )
+    return rows
+
+
+# Kernel size, side of the map, head_dim.
+METHOD_CASES = (
+    *((3, 8, 32), (3, 16, 16)),
+    *((5, 8, 32), (5, 12, 16), (5, 16, 16)),
+    *((7, 8, 32), (7, 10, 16), (7, 12, 16), (7, 16, 16)),
+    *((11, 8, 32), (11, 14, 16), (11, 16, 16)),
+)
+
+
 def growth(rounds: int) -> Rows:
     """How the time grows with batch, side of the map and kernel size."""
     base = {"batch": 8, "side": 32, "kernel_size": KERNEL_SIZE}
