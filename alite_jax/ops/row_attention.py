@@ -1,14 +1,14 @@
 """Local attention one row of queries at a time: the fast way on a CPU.
 
-Columns are the innermost axis, so that SIMD lanes run along a row of the map and every
-column of the window is a shifted, contiguous piece of the same row of keys. Sums over
-the window and over head_dim are written out as sums of shifted products, which XLA
-fuses into one loop each. No product is spent on a key outside the window, and a row of
-a few images at a time stays in the cache. The backward pass computes the weights again
-instead of storing them.
+The columns of a few images together are the innermost axis, images changing faster, so
+that SIMD lanes run along it and every column of the window is a shifted, contiguous
+piece of the same row of keys. Sums over the window and over head_dim are written out as
+sums of shifted products, which XLA fuses into one loop each. No product is spent on a
+key outside the window, and a row of a few images at a time stays in the cache. The
+backward pass computes the weights again instead of storing them.
 
-Shapes: a and b row and column of the window (k of each), m maps (one for each image of
-a group and head), d head_dim, W columns of the map, W+ the same with the halo.
+Shapes: a and b row and column of the window (k of each), h heads, d head_dim, W columns
+of the map times images of a group, W+ the same with the halo.
 """
 
 from typing import Any
@@ -45,13 +45,13 @@ def rows(
     groups = batch // group
 
     def lay_out(maps: jax.Array, halo: int) -> jax.Array:
-        """Rows first: `[groups * rows, m, d, columns]`, with zeros for the halo."""
+        """Rows first: `[groups * rows, h, d, columns]`, with zeros for the halo."""
         maps = maps.astype(jnp.float32)
         maps = maps.reshape(groups, group, height, width, heads, head_dim)
-        maps = maps.transpose(0, 2, 1, 4, 5, 3)
+        maps = maps.transpose(0, 2, 4, 5, 3, 1)
         margin, none = (halo, halo), (0, 0)
-        maps = jnp.pad(maps, (none, margin, none, none, none, margin))
-        return maps.reshape(-1, group * heads, head_dim, maps.shape[-1])
+        maps = jnp.pad(maps, (none, margin, none, none, margin, none))
+        return maps.reshape(-1, heads, head_dim, maps.shape[-2] * group)
 
     # The window of row y begins at row y of the padded map.
     first = np.arange(groups)[:, None] * (height + 2 * halo) + np.arange(height)
@@ -68,10 +68,10 @@ def rows(
         column_embeddings.astype(jnp.float32),
         first.reshape(-1).astype(np.int32),
         np.tile(no_row, (groups, 1)),
-        no_column.T,
+        np.repeat(no_column.T, group, axis=1),
     )
-    output = output.reshape(groups, height, group, heads, head_dim, width)
-    output = output.transpose(0, 2, 1, 5, 3, 4).reshape(queries.shape)
+    output = output.reshape(groups, height, heads, head_dim, width, group)
+    output = output.transpose(0, 5, 1, 4, 2, 3).reshape(queries.shape)
     return output.astype(values.dtype)
 
 
@@ -95,9 +95,9 @@ def _attend(
     """Attention of all rows, float32.
 
     Args:
-        queries: `[rows, m, d, W]`.
-        keys: `[padded rows, m, d, W+]`.
-        values: `[padded rows, m, d, W+]`.
+        queries: `[rows, h, d, W]`.
+        keys: `[padded rows, h, d, W+]`.
+        values: `[padded rows, h, d, W+]`.
         row_embeddings: `[k, d / 2]`.
         column_embeddings: `[k, d / 2]`.
         first: int32 `[rows]`, the first row of keys that each row of queries sees.
@@ -105,7 +105,7 @@ def _attend(
         no_column: `[k, W]`, likewise for columns.
 
     Returns:
-        `[rows, m, d, W]`.
+        `[rows, h, d, W]`.
     """
     return _attend_forward(
         queries,
@@ -131,8 +131,9 @@ def _attend_forward(
         parts = row_kernels.relative_logits(
             query, row_embeddings, column_embeddings, no_row, no_column
         )
-        largest = row_kernels.largest(row_kernels.logits(query, key, *parts))
-        weights = row_kernels.weights(query, key, *parts, largest)
+        logits = row_kernels.logits(query, key, *parts)
+        largest = row_kernels.largest(logits)
+        weights = row_kernels.weights(logits, largest)
         total = row_kernels.total(weights)
         output = row_kernels.weighted_sum(weights, value) / total[:, None]
         return None, (output, largest, total)
@@ -154,25 +155,26 @@ def _attend_backward(residuals: Any, gradients: jax.Array) -> tuple[Any, ...]:
         parts = row_kernels.relative_logits(
             query, row_embeddings, column_embeddings, no_row, no_column
         )
+        weights = row_kernels.logits(query, key, *parts)
+        weights = row_kernels.weights(weights, largest)
         # The weights stay as they are, and what multiplies them is divided.
         gradient = gradient / total[:, None]
-        weights = row_kernels.weights(query, key, *parts, largest)
-        logits = row_kernels.logits_gradient(weights, value, output, gradient)
+        mean = row_kernels.inner(gradient, output)
+        logits = row_kernels.logits_gradient(weights, value, gradient, mean)
         by_row, by_column = row_kernels.marginals(logits)
 
         def send(sums: jax.Array, weights: jax.Array, query: jax.Array) -> jax.Array:
             """Adds what this row of queries sends to the keys of its window."""
-            weights = row_kernels.widen(weights, no_row)
-            query = row_kernels.widen(query, no_row)
-            received = row_kernels.window(sums, start, no_row)
-            received = row_kernels.spread(received, weights, query)
+            weights = row_kernels.widen(weights, key)
+            query = row_kernels.widen(query, key)
+            received = row_kernels.spread(sums, start, weights, query)
             return jax.lax.dynamic_update_slice_in_dim(sums, received, start, axis=0)
 
         carry = (
             send(key_gradients, logits, query),
             send(value_gradients, weights, gradient),
-            row_gradient + jnp.einsum("maw,mew->ae", by_row, query[:, :half]),
-            column_gradient + jnp.einsum("mbw,mew->be", by_column, query[:, half:]),
+            row_gradient + jnp.einsum("haw,hew->ae", by_row, query[:, :half]),
+            column_gradient + jnp.einsum("hbw,hew->be", by_column, query[:, half:]),
         )
         query_gradient = row_kernels.weighted_sum(logits, key)
         query_gradient += row_kernels.relative_gradient(

@@ -7,9 +7,9 @@ So every function here is a call that XLA may not inline: what it returns is an 
 Columns are the innermost axis everywhere. Sums over the window and over head_dim are
 written out, since XLA vectorises a sum of shifted products but no such reduction.
 
-Shapes: a and b row and column of the window (k of each), m maps, d head_dim, e half of
-it, W columns of the map, W+ with the halo of the window (k - 1 more), W++ with that of
-both sides twice (2 k - 2 more). All arrays are float32.
+Shapes: a and b row and column of the window (k of each), h heads, d head_dim, e half of
+it, W columns of all images of a group, W+ with the halo of the window (k - 1 columns of
+each image more), W++ with that of both sides twice (2 k - 2 more). All are float32.
 """
 
 import functools
@@ -37,7 +37,7 @@ def kernel(function: Callable[..., T]) -> Callable[..., T]:
 
 @kernel
 def window(maps: jax.Array, start: jax.Array, rows: jax.Array) -> jax.Array:
-    """Copies rows from `start` on, as many as `rows` has, `[a, m, d, W+]`."""
+    """Copies rows from `start` on, as many as `rows` has, `[a, h, d, W+]`."""
     return jax.lax.dynamic_slice_in_dim(maps, start, rows.shape[0], axis=0)
 
 
@@ -52,14 +52,14 @@ def relative_logits(
     """Row and column part of `q . r`.
 
     Args:
-        query: `[m, d, W]`.
+        query: `[h, d, W]`.
         row_embeddings: `[a, e]`.
         column_embeddings: `[b, e]`.
         no_row: `[a]`, added to the row part.
         no_column: `[b, W]`, added to the column part.
 
     Returns:
-        `[m, a, W]` and `[m, b, W]`.
+        `[h, a, W]` and `[h, b, W]`.
     """
     size, half = row_embeddings.shape
 
@@ -79,13 +79,13 @@ def relative_logits(
 def logits(
     query: jax.Array, key: jax.Array, row_part: jax.Array, column_part: jax.Array
 ) -> jax.Array:
-    """Logits `[m, b, a, W]` of a row of queries.
+    """Logits `[h, b, a, W]` of a row of queries.
 
     Args:
-        query: `[m, d, W]`.
-        key: `[a, m, d, W+]`.
-        row_part: `[m, a, W]`.
-        column_part: `[m, b, W]`.
+        query: `[h, d, W]`.
+        key: `[a, h, d, W+]`.
+        row_part: `[h, a, W]`.
+        column_part: `[h, b, W]`.
     """
     return _by_column(
         key, lambda b: _dot(query, key, b) + row_part + column_part[:, b, None]
@@ -94,67 +94,60 @@ def logits(
 
 @kernel
 def largest(logits: jax.Array) -> jax.Array:
-    """Maximum over the window, `[m, W]`."""
+    """Maximum over the window, `[h, W]`."""
     return jnp.max(logits, axis=(1, 2))
 
 
 @kernel
-def weights(
-    query: jax.Array,
-    key: jax.Array,
-    row_part: jax.Array,
-    column_part: jax.Array,
-    largest: jax.Array,
-) -> jax.Array:
-    """`exp(logits - largest)`, `[m, b, a, W]`, where `largest` is `[m, W]`.
-
-    Taking the products again is quicker than to read the logits once more.
-    """
-    row_part = row_part - largest[:, None]
-    return _by_column(
-        key, lambda b: jnp.exp(_dot(query, key, b) + row_part + column_part[:, b, None])
-    )
+def weights(logits: jax.Array, largest: jax.Array) -> jax.Array:
+    """`exp(logits - largest)`, `[h, b, a, W]`, where `largest` is `[h, W]`."""
+    return jnp.exp(logits - largest[:, None, None])
 
 
 @kernel
 def total(weights: jax.Array) -> jax.Array:
-    """Sum over the window, `[m, W]`."""
+    """Sum over the window, `[h, W]`."""
     return jnp.sum(weights, axis=(1, 2))
 
 
 @kernel
 def weighted_sum(weights: jax.Array, maps: jax.Array) -> jax.Array:
-    """Sum over the window of weights `[m, b, a, W]` times maps `[a, m, d, W+]`."""
+    """Sum over the window of weights `[h, b, a, W]` times maps `[a, h, d, W+]`."""
     _, columns, rows, width = weights.shape
+    images = _images(width, maps.shape[-1], columns)
     return _sum(
-        weights[:, b, a, None] * _columns(maps[a], b, width)
+        weights[:, b, a, None] * _columns(maps[a], b * images, width)
         for a in range(rows)
         for b in range(columns)
     )
 
 
 @kernel
+def inner(one: jax.Array, other: jax.Array) -> jax.Array:
+    """Sum over head_dim of the product of two `[h, d, W]`: `[h, W]`."""
+    return _sum(one[:, x] * other[:, x] for x in range(one.shape[1]))
+
+
+@kernel
 def logits_gradient(
-    weights: jax.Array, value: jax.Array, output: jax.Array, gradient: jax.Array
+    weights: jax.Array, value: jax.Array, gradient: jax.Array, mean: jax.Array
 ) -> jax.Array:
-    """Gradient of the logits through the softmax, `[m, b, a, W]`.
+    """Gradient of the logits through the softmax, `[h, b, a, W]`.
 
     Args:
-        weights: `[m, b, a, W]`.
-        value: `[a, m, d, W+]`.
-        output: `[m, d, W]`.
-        gradient: `[m, d, W]`, of the output, divided by the total weight.
+        weights: `[h, b, a, W]`.
+        value: `[a, h, d, W+]`.
+        gradient: `[h, d, W]`, of the output, divided by the total weight.
+        mean: `[h, W]`, its product with the output.
     """
-    head_dim = output.shape[1]
-    mean = _sum(gradient[:, x] * output[:, x] for x in range(head_dim))[:, None]
     return _by_column(
-        value, lambda b: weights[:, b] * (_dot(gradient, value, b) - mean)
+        value, lambda b: weights[:, b] * (_dot(gradient, value, b) - mean[:, None])
     )
 
 
 @kernel
 def marginals(logits: jax.Array) -> tuple[jax.Array, jax.Array]:
-    """Sums of `[m, b, a, W]` over b and over a: `[m, a, W]` and `[m, b, W]`."""
+    """Sums of `[h, b, a, W]` over b and over a: `[h, a, W]` and `[h, b, W]`."""
     return jnp.sum(logits, axis=1), jnp.sum(logits, axis=2)
 
 
@@ -165,11 +158,11 @@ def relative_gradient(
     row_embeddings: jax.Array,
     column_embeddings: jax.Array,
 ) -> jax.Array:
-    """Gradient of the queries through `relative_logits`, `[m, d, W]`.
+    """Gradient of the queries through `relative_logits`, `[h, d, W]`.
 
     Args:
-        by_row: `[m, a, W]`, gradient of the row part.
-        by_column: `[m, b, W]`, gradient of the column part.
+        by_row: `[h, a, W]`, gradient of the row part.
+        by_column: `[h, b, W]`, gradient of the column part.
         row_embeddings: `[a, e]`.
         column_embeddings: `[b, e]`.
     """
@@ -186,34 +179,46 @@ def relative_gradient(
 
 
 @kernel
-def widen(maps: jax.Array, size: jax.Array) -> jax.Array:
-    """Zeros on both sides of the columns, k - 1 each: `[..., W++]`."""
-    zeros = jnp.zeros((*maps.shape[:-1], size.shape[0] - 1), maps.dtype)
+def widen(maps: jax.Array, key: jax.Array) -> jax.Array:
+    """Zeros on both sides of `[..., W]`, k - 1 columns each as in `key`: W++."""
+    zeros = jnp.zeros((*maps.shape[:-1], key.shape[-1] - maps.shape[-1]), maps.dtype)
     return jnp.concatenate([zeros, maps, zeros], axis=-1)
 
 
 @kernel
-def spread(sums: jax.Array, weights: jax.Array, query: jax.Array) -> jax.Array:
+def spread(
+    sums: jax.Array, start: jax.Array, weights: jax.Array, query: jax.Array
+) -> jax.Array:
     """Adds to each key what the queries send it: the transpose of `weighted_sum`.
 
     Args:
-        sums: `[a, m, d, W+]`.
-        weights: `[m, b, a, W++]`, from `widen`.
-        query: `[m, d, W++]`, from `widen`.
+        sums: `[padded rows, h, d, W+]`, of which the window is from `start` on.
+        start: int32 scalar.
+        weights: `[h, b, a, W++]`, from `widen`.
+        query: `[h, d, W++]`, from `widen`.
+
+    Returns:
+        The new sums of the window, `[a, h, d, W+]`.
     """
     size, width = weights.shape[1], sums.shape[-1]
-    return sums + _sum(
-        _columns(weights[:, b], size - 1 - b, width).swapaxes(0, 1)[:, :, None]
-        * _columns(query, size - 1 - b, width)[None]
+    images = _images(width, weights.shape[-1], size)
+    return jax.lax.dynamic_slice_in_dim(sums, start, size, axis=0) + _sum(
+        _columns(weights[:, b], (size - 1 - b) * images, width).swapaxes(0, 1)[
+            :, :, None
+        ]
+        * _columns(query, (size - 1 - b) * images, width)[None]
         for b in range(size)
     )
 
 
 def _dot(query: jax.Array, key: jax.Array, b: int) -> jax.Array:
-    """Products of queries with the keys `b` columns on, `[m, a, W]`."""
+    """Products of queries with the keys `b` columns on, `[h, a, W]`."""
     head_dim, width = query.shape[1:]
+    images = _images(width, key.shape[-1], key.shape[0])
     channels = (
-        _columns(jax.lax.index_in_dim(key, x, axis=2, keepdims=False), b, width)
+        _columns(
+            jax.lax.index_in_dim(key, x, axis=2, keepdims=False), b * images, width
+        )
         for x in range(head_dim)
     )
     return _sum(
@@ -222,8 +227,13 @@ def _dot(query: jax.Array, key: jax.Array, b: int) -> jax.Array:
     )
 
 
+def _images(narrow: int, wide: int, size: int) -> int:
+    """Images in a group, given W and W+, or W+ and W++."""
+    return (wide - narrow) // max(1, size - 1)
+
+
 def _by_column(keys: jax.Array, function: Callable[[int], jax.Array]) -> jax.Array:
-    """Stacks `[m, a, W]` for each column b of the window to `[m, b, a, W]`."""
+    """Stacks `[h, a, W]` for each column b of the window to `[h, b, a, W]`."""
     return jnp.stack([function(b) for b in range(keys.shape[0])], axis=1)
 
 
