@@ -42,9 +42,9 @@ BORDERS = ("zero", "mask")
 # Queries per block and axis: for a 7-window, 16 queries share 10x10 keys.
 BLOCK_SIZE = 4
 
-# Up to this many pixels, a CPU is faster with `all_pairs` than with `rows`, whatever
-# the kernel size (benchmarks/README.md).
-ALL_PAIRS_PIXELS_ON_CPU = 100
+# On a CPU, a pair of `all_pairs` takes as long as about this many multiply-adds of
+# `rows`, whatever the head_dim (benchmarks/README.md).
+_PRODUCTS_A_PAIR_ON_CPU = 12
 
 
 def local_attention(
@@ -88,8 +88,9 @@ def local_attention(
             f"local_attention: unknown border {border!r}; {nearest(border, BORDERS)}"
         )
     if method == "auto":
-        _, height, width, _, _ = queries.shape
-        method = fastest(height, width, kernel_size, jax.default_backend())
+        _, height, width, _, head_dim = queries.shape
+        backend = jax.default_backend()
+        method = fastest(height, width, head_dim, kernel_size, backend)
     if method not in METHODS:
         valid = (*METHODS, "auto")
         raise ConfigError(
@@ -201,17 +202,22 @@ METHODS: dict[str, Callable[..., jax.Array]] = {
 }
 
 
-def fastest(height: int, width: int, kernel_size: int, backend: str) -> str:
+def fastest(
+    height: int, width: int, head_dim: int, kernel_size: int, backend: str
+) -> str:
     """The method for a map: as measured on CPU, elsewhere by the pairs it multiplies.
 
     Args:
         height: rows of the map.
         width: columns of the map.
+        head_dim: channels of a head.
         kernel_size: odd side of the window, in pixels.
         backend: as of `jax.default_backend`.
     """
     if backend == "cpu":
-        small, other = height * width <= ALL_PAIRS_PIXELS_ON_CPU, "rows"
+        products = kernel_size**2 * head_dim
+        small = height * width * _PRODUCTS_A_PAIR_ON_CPU < products
+        other = "rows"
     else:
         small = height * width <= (BLOCK_SIZE + kernel_size - 1) ** 2
         other = "blocked"

@@ -1,14 +1,15 @@
 """Local attention one row of queries at a time: the fast way on a CPU.
 
-The columns of a few images together are the innermost axis, images changing faster, so
-that SIMD lanes run along it and every column of the window is a shifted, contiguous
+Columns of a few images side by side are the innermost axis, images changing fastest,
+so that SIMD lanes run along it and every column of the window is a shifted, contiguous
 piece of the same row of keys. Sums over the window and over head_dim are written out as
 sums of shifted products, which XLA fuses into one loop each. No product is spent on a
 key outside the window, and a row of a few images at a time stays in the cache. The
 backward pass computes the weights again instead of storing them.
 
-Shapes: a and b row and column of the window (k of each), h heads, d head_dim, W columns
-of the map times images of a group, W+ the same with the halo.
+Shapes: a and b row and column of the window (k of each), m maps (one for each head and
+each set of images that lie side by side), d head_dim, W columns of such a set, W+ the
+same with the halo.
 """
 
 from typing import Any
@@ -23,6 +24,10 @@ from alite_jax.ops.relative_positions import EXCLUDED, inside_map
 # Logits that are alive at once. Larger groups of images leave the cache, smaller ones
 # spend their time on starting loops.
 _LOGITS_AT_ONCE = 2**17
+
+# Images side by side. The same pixel of two images is often a power of two apart in
+# memory, and more than a few of them collide in the cache.
+_SIDE_BY_SIDE = 8
 
 
 def rows(
@@ -43,15 +48,17 @@ def rows(
     halo = size // 2
     group = group_size(batch, heads * width * size * size)
     groups = batch // group
+    images = largest_divisor(group, _SIDE_BY_SIDE)
 
     def lay_out(maps: jax.Array, halo: int) -> jax.Array:
-        """Rows first: `[groups * rows, h, d, columns]`, with zeros for the halo."""
+        """Rows first: `[groups * rows, m, d, W]`, with zeros for the halo."""
         maps = maps.astype(jnp.float32)
-        maps = maps.reshape(groups, group, height, width, heads, head_dim)
-        maps = maps.transpose(0, 2, 4, 5, 3, 1)
+        maps = maps.reshape(groups, -1, images, height, width, heads, head_dim)
+        maps = maps.transpose(0, 3, 1, 5, 6, 4, 2)
         margin, none = (halo, halo), (0, 0)
-        maps = jnp.pad(maps, (none, margin, none, none, margin, none))
-        return maps.reshape(-1, heads, head_dim, maps.shape[-2] * group)
+        maps = jnp.pad(maps, (none, margin, none, none, none, margin, none))
+        sets, columns = maps.shape[2], maps.shape[5]
+        return maps.reshape(-1, sets * heads, head_dim, columns * images)
 
     # The window of row y begins at row y of the padded map.
     first = np.arange(groups)[:, None] * (height + 2 * halo) + np.arange(height)
@@ -68,17 +75,21 @@ def rows(
         column_embeddings.astype(jnp.float32),
         first.reshape(-1).astype(np.int32),
         np.tile(no_row, (groups, 1)),
-        np.repeat(no_column.T, group, axis=1),
+        np.repeat(no_column.T, images, axis=1),
     )
-    output = output.reshape(groups, height, heads, head_dim, width, group)
-    output = output.transpose(0, 5, 1, 4, 2, 3).reshape(queries.shape)
+    output = output.reshape(groups, height, -1, heads, head_dim, width, images)
+    output = output.transpose(0, 2, 6, 1, 5, 3, 4).reshape(queries.shape)
     return output.astype(values.dtype)
 
 
 def group_size(batch: int, logits_per_image: int) -> int:
-    """The largest divisor of `batch` whose rows of logits fit `_LOGITS_AT_ONCE`."""
-    largest = max(1, _LOGITS_AT_ONCE // logits_per_image)
-    return max(n for n in range(1, min(batch, largest) + 1) if batch % n == 0)
+    """Images that are worked on at once; a divisor of `batch`."""
+    return largest_divisor(batch, max(1, _LOGITS_AT_ONCE // logits_per_image))
+
+
+def largest_divisor(number: int, limit: int) -> int:
+    """The largest divisor of `number` that is at most `limit`."""
+    return max(n for n in range(1, min(number, limit) + 1) if number % n == 0)
 
 
 @jax.custom_vjp
@@ -95,9 +106,9 @@ def _attend(
     """Attention of all rows, float32.
 
     Args:
-        queries: `[rows, h, d, W]`.
-        keys: `[padded rows, h, d, W+]`.
-        values: `[padded rows, h, d, W+]`.
+        queries: `[rows, m, d, W]`.
+        keys: `[padded rows, m, d, W+]`.
+        values: `[padded rows, m, d, W+]`.
         row_embeddings: `[k, d / 2]`.
         column_embeddings: `[k, d / 2]`.
         first: int32 `[rows]`, the first row of keys that each row of queries sees.
@@ -105,7 +116,7 @@ def _attend(
         no_column: `[k, W]`, likewise for columns.
 
     Returns:
-        `[rows, h, d, W]`.
+        `[rows, m, d, W]`.
     """
     return _attend_forward(
         queries,
@@ -173,8 +184,8 @@ def _attend_backward(residuals: Any, gradients: jax.Array) -> tuple[Any, ...]:
         carry = (
             send(key_gradients, logits, query),
             send(value_gradients, weights, gradient),
-            row_gradient + jnp.einsum("haw,hew->ae", by_row, query[:, :half]),
-            column_gradient + jnp.einsum("hbw,hew->be", by_column, query[:, half:]),
+            row_gradient + jnp.einsum("maw,mew->ae", by_row, query[:, :half]),
+            column_gradient + jnp.einsum("mbw,mew->be", by_column, query[:, half:]),
         )
         query_gradient = row_kernels.weighted_sum(logits, key)
         query_gradient += row_kernels.relative_gradient(

@@ -7,9 +7,10 @@ So every function here is a call that XLA may not inline: what it returns is an 
 Columns are the innermost axis everywhere. Sums over the window and over head_dim are
 written out, since XLA vectorises a sum of shifted products but no such reduction.
 
-Shapes: a and b row and column of the window (k of each), h heads, d head_dim, e half of
-it, W columns of all images of a group, W+ with the halo of the window (k - 1 columns of
-each image more), W++ with that of both sides twice (2 k - 2 more). All are float32.
+Shapes: a and b row and column of the window (k of each), m maps, d head_dim, e half of
+it, W columns of the images that lie side by side, W+ with the halo of the window (k - 1
+columns of each image more), W++ with that of both sides twice (2 k - 2 more). All are
+float32.
 """
 
 import functools
@@ -37,7 +38,7 @@ def kernel(function: Callable[..., T]) -> Callable[..., T]:
 
 @kernel
 def window(maps: jax.Array, start: jax.Array, rows: jax.Array) -> jax.Array:
-    """Copies rows from `start` on, as many as `rows` has, `[a, h, d, W+]`."""
+    """Copies rows from `start` on, as many as `rows` has, `[a, m, d, W+]`."""
     return jax.lax.dynamic_slice_in_dim(maps, start, rows.shape[0], axis=0)
 
 
@@ -52,14 +53,14 @@ def relative_logits(
     """Row and column part of `q . r`.
 
     Args:
-        query: `[h, d, W]`.
+        query: `[m, d, W]`.
         row_embeddings: `[a, e]`.
         column_embeddings: `[b, e]`.
         no_row: `[a]`, added to the row part.
         no_column: `[b, W]`, added to the column part.
 
     Returns:
-        `[h, a, W]` and `[h, b, W]`.
+        `[m, a, W]` and `[m, b, W]`.
     """
     size, half = row_embeddings.shape
 
@@ -79,13 +80,13 @@ def relative_logits(
 def logits(
     query: jax.Array, key: jax.Array, row_part: jax.Array, column_part: jax.Array
 ) -> jax.Array:
-    """Logits `[h, b, a, W]` of a row of queries.
+    """Logits `[m, b, a, W]` of a row of queries.
 
     Args:
-        query: `[h, d, W]`.
-        key: `[a, h, d, W+]`.
-        row_part: `[h, a, W]`.
-        column_part: `[h, b, W]`.
+        query: `[m, d, W]`.
+        key: `[a, m, d, W+]`.
+        row_part: `[m, a, W]`.
+        column_part: `[m, b, W]`.
     """
     return _by_column(
         key, lambda b: _dot(query, key, b) + row_part + column_part[:, b, None]
@@ -94,25 +95,25 @@ def logits(
 
 @kernel
 def largest(logits: jax.Array) -> jax.Array:
-    """Maximum over the window, `[h, W]`."""
+    """Maximum over the window, `[m, W]`."""
     return jnp.max(logits, axis=(1, 2))
 
 
 @kernel
 def weights(logits: jax.Array, largest: jax.Array) -> jax.Array:
-    """`exp(logits - largest)`, `[h, b, a, W]`, where `largest` is `[h, W]`."""
+    """`exp(logits - largest)`, `[m, b, a, W]`, where `largest` is `[m, W]`."""
     return jnp.exp(logits - largest[:, None, None])
 
 
 @kernel
 def total(weights: jax.Array) -> jax.Array:
-    """Sum over the window, `[h, W]`."""
+    """Sum over the window, `[m, W]`."""
     return jnp.sum(weights, axis=(1, 2))
 
 
 @kernel
 def weighted_sum(weights: jax.Array, maps: jax.Array) -> jax.Array:
-    """Sum over the window of weights `[h, b, a, W]` times maps `[a, h, d, W+]`."""
+    """Sum over the window of weights `[m, b, a, W]` times maps `[a, m, d, W+]`."""
     _, columns, rows, width = weights.shape
     images = _images(width, maps.shape[-1], columns)
     return _sum(
@@ -124,7 +125,7 @@ def weighted_sum(weights: jax.Array, maps: jax.Array) -> jax.Array:
 
 @kernel
 def inner(one: jax.Array, other: jax.Array) -> jax.Array:
-    """Sum over head_dim of the product of two `[h, d, W]`: `[h, W]`."""
+    """Sum over head_dim of the product of two `[m, d, W]`: `[m, W]`."""
     return _sum(one[:, x] * other[:, x] for x in range(one.shape[1]))
 
 
@@ -132,13 +133,13 @@ def inner(one: jax.Array, other: jax.Array) -> jax.Array:
 def logits_gradient(
     weights: jax.Array, value: jax.Array, gradient: jax.Array, mean: jax.Array
 ) -> jax.Array:
-    """Gradient of the logits through the softmax, `[h, b, a, W]`.
+    """Gradient of the logits through the softmax, `[m, b, a, W]`.
 
     Args:
-        weights: `[h, b, a, W]`.
-        value: `[a, h, d, W+]`.
-        gradient: `[h, d, W]`, of the output, divided by the total weight.
-        mean: `[h, W]`, its product with the output.
+        weights: `[m, b, a, W]`.
+        value: `[a, m, d, W+]`.
+        gradient: `[m, d, W]`, of the output, divided by the total weight.
+        mean: `[m, W]`, its product with the output.
     """
     return _by_column(
         value, lambda b: weights[:, b] * (_dot(gradient, value, b) - mean[:, None])
@@ -147,7 +148,7 @@ def logits_gradient(
 
 @kernel
 def marginals(logits: jax.Array) -> tuple[jax.Array, jax.Array]:
-    """Sums of `[h, b, a, W]` over b and over a: `[h, a, W]` and `[h, b, W]`."""
+    """Sums of `[m, b, a, W]` over b and over a: `[m, a, W]` and `[m, b, W]`."""
     return jnp.sum(logits, axis=1), jnp.sum(logits, axis=2)
 
 
@@ -158,11 +159,11 @@ def relative_gradient(
     row_embeddings: jax.Array,
     column_embeddings: jax.Array,
 ) -> jax.Array:
-    """Gradient of the queries through `relative_logits`, `[h, d, W]`.
+    """Gradient of the queries through `relative_logits`, `[m, d, W]`.
 
     Args:
-        by_row: `[h, a, W]`, gradient of the row part.
-        by_column: `[h, b, W]`, gradient of the column part.
+        by_row: `[m, a, W]`, gradient of the row part.
+        by_column: `[m, b, W]`, gradient of the column part.
         row_embeddings: `[a, e]`.
         column_embeddings: `[b, e]`.
     """
@@ -192,13 +193,13 @@ def spread(
     """Adds to each key what the queries send it: the transpose of `weighted_sum`.
 
     Args:
-        sums: `[padded rows, h, d, W+]`, of which the window is from `start` on.
+        sums: `[padded rows, m, d, W+]`, of which the window is from `start` on.
         start: int32 scalar.
-        weights: `[h, b, a, W++]`, from `widen`.
-        query: `[h, d, W++]`, from `widen`.
+        weights: `[m, b, a, W++]`, from `widen`.
+        query: `[m, d, W++]`, from `widen`.
 
     Returns:
-        The new sums of the window, `[a, h, d, W+]`.
+        The new sums of the window, `[a, m, d, W+]`.
     """
     size, width = weights.shape[1], sums.shape[-1]
     images = _images(width, weights.shape[-1], size)
@@ -212,7 +213,7 @@ def spread(
 
 
 def _dot(query: jax.Array, key: jax.Array, b: int) -> jax.Array:
-    """Products of queries with the keys `b` columns on, `[h, a, W]`."""
+    """Products of queries with the keys `b` columns on, `[m, a, W]`."""
     head_dim, width = query.shape[1:]
     images = _images(width, key.shape[-1], key.shape[0])
     channels = (
@@ -228,12 +229,12 @@ def _dot(query: jax.Array, key: jax.Array, b: int) -> jax.Array:
 
 
 def _images(narrow: int, wide: int, size: int) -> int:
-    """Images in a group, given W and W+, or W+ and W++."""
+    """Images side by side, from the widths W and W+, or W+ and W++."""
     return (wide - narrow) // max(1, size - 1)
 
 
 def _by_column(keys: jax.Array, function: Callable[[int], jax.Array]) -> jax.Array:
-    """Stacks `[h, a, W]` for each column b of the window to `[h, b, a, W]`."""
+    """Stacks `[m, a, W]` for each column b of the window to `[m, b, a, W]`."""
     return jnp.stack([function(b) for b in range(keys.shape[0])], axis=1)
 
 
