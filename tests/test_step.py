@@ -16,15 +16,12 @@ import alite_jax
 from alite_jax.data.pipeline import TrainBatches
 from alite_jax.data.specs import DATASETS
 from alite_jax.sparsity.masks import count_nonzero, init_masks
+from alite_jax.sparsity.schedules import RewiringSteps
 from alite_jax.training import parallel
 from alite_jax.training.optimizer import create_optimizer
+from alite_jax.training.rewire import make_rewire_step
 from alite_jax.training.state import create_state
-from alite_jax.training.step import (
-    AXIS,
-    Objective,
-    make_rewire_step,
-    make_train_step,
-)
+from alite_jax.training.step import AXIS, Objective, make_train_step
 
 SPEC = DATASETS["digits"]
 MODEL = TwoLayers()
@@ -329,7 +326,7 @@ def trained(joint_step: Any, start: Any, teacher: Any) -> tuple[Any, Any, Any]:
     """
     variables = parallel.replicate(teacher)
     rewire_step = parallel.spread(
-        make_rewire_step(CONFIG.pruning, total_steps=8, key=jax.random.key(2)),
+        make_rewire_step(CONFIG, RewiringSteps(8, every=1), jax.random.key(2)),
         donate_state=True,
     )
     compiled: list[str] = []
@@ -400,7 +397,8 @@ def test_rewiring_grows_absent_weights_by_momentum(
 
 def test_the_prune_rate_decays_with_the_steps(start: Any) -> None:
     """A half of each layer at the start, next to nothing at the end."""
-    rewire_step = make_rewire_step(CONFIG.pruning, total_steps=8, key=jax.random.key(2))
+    steps = RewiringSteps(8, every=1)
+    rewire_step = make_rewire_step(CONFIG, steps, jax.random.key(2))
     rewire = jax.jit(rewire_step)
     old = start.masks["hidden"]["kernel"]
     gone = []
