@@ -60,7 +60,7 @@ class Objective:
         """Alpha and the temperature at a step, traced only where they change."""
 
         def at_step(start: float, end: float, changes: bool) -> jax.Array | float:
-            if self.schedule == "constant" or not changes:
+            if self.schedule == "constant" or not changes or start == end:
                 return start
             if total_steps < 1:
                 raise ValueError(f"a {self.schedule} schedule needs total_steps")

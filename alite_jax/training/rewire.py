@@ -79,7 +79,7 @@ def make_rewire_step(
     """
     pruning = config.pruning
 
-    def gradual_step(state: TrainState, *inputs: Any) -> TrainState:
+    def pruned(state: TrainState) -> TrainState:
         shapes = [m.shape for m in jax.tree.leaves(state.masks) if m.ndim > 0]
         counts = gradual_counts(
             shapes, config.student.density, pruning.distribution, steps.remaining()
@@ -89,6 +89,8 @@ def make_rewire_step(
         return _with_masks(state, masks)
 
     def rewire_step(state: TrainState, *inputs: Any) -> TrainState:
+        if pruning.method in GRADUAL:
+            return pruned(state)
         rate = prune_rate(
             steps.progress(state.step),
             pruning.prune_rate,
@@ -116,7 +118,7 @@ def make_rewire_step(
             state = dataclasses.replace(state, opt_state=opt_state)
         return _with_masks(state, masks)
 
-    return gradual_step if pruning.method in GRADUAL else rewire_step
+    return rewire_step
 
 
 def _with_masks(state: TrainState, masks: Any) -> TrainState:
