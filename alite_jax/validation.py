@@ -53,10 +53,16 @@ LIMITS = (
     Limit(
         "*.optimizer.label_smoothing", lambda v: 0 <= v < 1, "at least 0 and below 1"
     ),
+    Limit("pruning.every_steps", lambda v: v >= 0, "at least 0 (0: epoch ends)"),
+    Limit("pruning.stop_fraction", lambda v: 0 < v <= 1, "above 0 and at most 1"),
     Limit("pruning.prune_rate", lambda v: 0 <= v <= 1, "between 0 and 1"),
     Limit("pruning.prune_rate_end", lambda v: 0 <= v <= 1, "between 0 and 1"),
     Limit("distillation.alpha", lambda v: 0 <= v <= 1, "between 0 and 1"),
     Limit("distillation.temperature", lambda v: v > 0, "above 0"),
+    Limit("distillation.alpha_end", lambda v: v <= 1, "at most 1 (below 0: stays)"),
+    Limit("distillation.temperature_end", lambda v: v >= 0, "at least 0 (0: stays)"),
+    Limit("distillation.*_dkd", lambda v: v >= 0, "at least 0"),
+    Limit("distillation.feature_weight", lambda v: v >= 0, "at least 0 (0 is off)"),
     Limit("compute.accumulation", lambda v: v >= 1, "at least 1"),
     Limit("compute.steps_per_dispatch", lambda v: v >= 1, "at least 1"),
     Limit("logging.every_steps", lambda v: v >= 1, "at least 1"),
@@ -72,11 +78,13 @@ def choices() -> dict[str, Collection[str]]:
     found before JAX is loaded.
     """
     from alite_jax.data.specs import DATASETS
+    from alite_jax.distillation import LOSSES
     from alite_jax.models.resnet import MODELS
     from alite_jax.ops.local_attention import BORDERS
+    from alite_jax.schedules import SCHEDULES
     from alite_jax.sparsity.distributions import DISTRIBUTIONS
+    from alite_jax.sparsity.gradual import GRADUAL
     from alite_jax.sparsity.rewiring import METHODS
-    from alite_jax.sparsity.schedules import SCHEDULES
 
     return {
         "data.name": DATASETS,
@@ -86,9 +94,11 @@ def choices() -> dict[str, Collection[str]]:
         "student.model": MODELS,
         "student.border": BORDERS,
         "student.optimizer.schedule": ("cosine", "steps"),
-        "pruning.method": METHODS,
+        "pruning.method": (*METHODS, *GRADUAL),
         "pruning.distribution": DISTRIBUTIONS,
         "pruning.prune_rate_schedule": SCHEDULES,
+        "distillation.loss": LOSSES,
+        "distillation.schedule": SCHEDULES,
         "compute.dtype": ("float32", "bfloat16"),
     }
 

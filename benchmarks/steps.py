@@ -24,13 +24,9 @@ from alite_jax.models.resnet import ResNet, create_model
 from alite_jax.sparsity.masks import init_masks
 from alite_jax.training import parallel
 from alite_jax.training.optimizer import create_optimizer
+from alite_jax.training.rewire import make_rewire_step, rewiring_steps
 from alite_jax.training.state import TrainState, create_state
-from alite_jax.training.step import (
-    AXIS,
-    Objective,
-    make_rewire_step,
-    make_train_step,
-)
+from alite_jax.training.step import AXIS, Objective, make_train_step
 from benchmarks.peers import torch_resnet
 from benchmarks.timing import Row, Rows, interleave, milliseconds, ratios
 
@@ -188,7 +184,7 @@ def compare(rounds: int) -> Rows:
     calls["pipeline"] = lambda: _run_pipeline(split)
     rewire_step = parallel.spread(
         make_rewire_step(
-            CONFIG.pruning, STEPS_PER_EPOCH * CONFIG.student.epochs, jax.random.key(2)
+            CONFIG, rewiring_steps(CONFIG, STEPS_PER_EPOCH), jax.random.key(2)
         )
     )
     calls["rewire"] = lambda: rewire_step(attention.state)

@@ -71,14 +71,25 @@ def get_config() -> ConfigDict:
     student.optimizer = _sgd()
 
     config.pruning = pruning = ConfigDict()
-    # How weights are dropped and grown again at the end of each epoch but the last: a
-    # name in alite_jax/sparsity/rewiring.py.
+    # How the student becomes sparse. From random masks: 'sparse_momentum' drops small
+    # weights and grows others by momentum, with budget moving between layers; 'rigl'
+    # grows by the gradient and 'set' at random, each layer keeping its budget; 'static'
+    # changes nothing. From dense masks, dropping only: 'gradual' within each layer,
+    # 'gradual_global' among all weights, by the cubic schedule.
     pruning.method = "sparse_momentum"
-    # Density of each layer at the start: 'uniform', or 'erk' (Erdos-Renyi kernel, which
-    # keeps more of small layers); the total is the same.
+    # How layers share the density: 'uniform', or 'erk' (Erdos-Renyi kernel, which keeps
+    # more of small layers); the total is the same. It holds at the start, for 'gradual'
+    # at the end.
     pruning.distribution = "uniform"
-    # Fraction of the kept weights that is dropped and regrown: at the first rewiring,
-    # at the last one, and how it goes from one to the other ('cosine' or 'linear').
+    # Optimizer steps between two changes of the masks; 0 is at the end of each epoch.
+    # They never change after the last step.
+    pruning.every_steps = 0
+    # Fraction of the student's steps, above 0 and at most 1, after which masks stay.
+    # RigL's is 0.75. Gradual pruning reaches student.density with its last change.
+    pruning.stop_fraction = 1.0
+    # Fraction of the kept weights that is dropped and regrown: at the first step, at
+    # the stop, and how it goes from one to the other ('cosine', 'linear' or
+    # 'constant', which stays). RigL's are 0.3 and 0. Not for gradual pruning.
     pruning.prune_rate = 0.5
     pruning.prune_rate_end = 0.005
     pruning.prune_rate_schedule = "cosine"
@@ -89,6 +100,20 @@ def get_config() -> ConfigDict:
     distillation.alpha = 0.9
     # Divides the logits of both networks in the KL term; above 0, no unit.
     distillation.temperature = 4.0
+    # How alpha and temperature go to their values at the end of the training:
+    # 'constant' (they do not), 'linear' or 'cosine'. A negative alpha_end, or a
+    # temperature_end of 0, leaves that one as it is.
+    distillation.schedule = "constant"
+    distillation.alpha_end = -1.0
+    distillation.temperature_end = 0.0
+    # The KL term: 'kd' as above, or 'dkd', decoupled (arXiv 2203.08679): alpha_dkd *
+    # KL of label against all other classes + beta_dkd * KL among the other classes.
+    distillation.loss = "kd"
+    distillation.alpha_dkd = 1.0
+    distillation.beta_dkd = 8.0
+    # Half of it times the distance of the attention maps at the end of the stages is
+    # added to the loss; at least 0. The distance is between 0 and 1.4 for each stage.
+    distillation.feature_weight = 0.0
 
     config.compute = compute = ConfigDict()
     # Number format in which both networks compute: 'float32' or 'bfloat16'. Parameters,

@@ -13,9 +13,10 @@ from alite_jax.training import parallel
 from alite_jax.training.evaluation import Evaluator
 from alite_jax.training.fit import Network, fit
 from alite_jax.training.metrics import MetricWriter, read_metrics
+from alite_jax.training.objective import Objective
 from alite_jax.training.optimizer import create_optimizer
+from alite_jax.training.rewire import starts_dense
 from alite_jax.training.state import create_state
-from alite_jax.training.step import Objective
 
 STEPS_PER_EPOCH, EPOCHS = 4, 3
 TOTAL = STEPS_PER_EPOCH * EPOCHS
@@ -33,14 +34,17 @@ def make_config(**changes: Any) -> Any:
 
 def make_network(folder: Path, config: Any, model: Any = None, alpha: float = 0) -> Any:
     density = config.student.density
+    start = 1.0 if starts_dense(config.pruning.method) else density
+    distribution = config.pruning.distribution
     return Network(
         phase="student",
         model=model or TwoLayers(),
         recipe=config.student,
         objective=Objective(
-            alpha=alpha, label_smoothing=config.student.optimizer.label_smoothing
+            label_smoothing=config.student.optimizer.label_smoothing,
+            **config.distillation.to_dict() | {"alpha": alpha},
         ),
-        make_masks=partial(init_masks, density=density)
+        make_masks=partial(init_masks, density=start, distribution=distribution)
         if density < 1
         else lambda key, params: dense_masks(params),
         identity={"model": "two layers"},

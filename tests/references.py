@@ -161,3 +161,52 @@ def sparse_momentum(weights, momentum, masks, prune_rate):
         pull = np.where(survivors, -np.inf, np.abs(momentum[n]))
         new_masks.append(survivors | top_by_sorting(pull, grown[n]))
     return new_masks
+
+
+def rigl(weights, gradients, masks, prune_rate):
+    """One rewiring by RigL (arXiv 1911.11134, algorithm 1), layer by layer.
+
+    Args:
+        weights: list of flat float32 arrays, one for each prunable layer.
+        gradients: the same, dense.
+        masks: the same, bool.
+        prune_rate: share of the active weights that each layer drops.
+
+    Returns:
+        The new masks.
+    """
+    new_masks = []
+    for weight, gradient, mask in zip(weights, gradients, masks, strict=True):
+        active = int(mask.sum())
+        dropped = min(math.ceil(np.float32(prune_rate) * np.float32(active)), active)
+        dropped = min(dropped, max(active - 1, 0))
+        magnitude = np.where(mask, np.abs(weight), -np.inf)
+        survivors = top_by_sorting(magnitude, active - dropped)
+        pull = np.where(survivors, -np.inf, np.abs(gradient))
+        new_masks.append(survivors | top_by_sorting(pull, dropped))
+    return new_masks
+
+
+def gradual(weights, masks, counts, *, everywhere):
+    """One step of gradual magnitude pruning, by one list of weights at a time.
+
+    Args:
+        weights: list of flat arrays, one for each prunable layer.
+        masks: the same, bool.
+        counts: the weights that each layer keeps.
+        everywhere: whether the layers compete for the sum of `counts`; each keeps its
+            largest weight.
+
+    Returns:
+        The new masks.
+    """
+    magnitudes = [
+        np.where(mask, np.abs(weight), -np.inf)
+        for weight, mask in zip(weights, masks, strict=True)
+    ]
+    if not everywhere:
+        return [top_by_sorting(m, n) for m, n in zip(magnitudes, counts, strict=True)]
+    for magnitude in magnitudes:
+        magnitude[np.argmax(magnitude)] = np.inf
+    kept = top_by_sorting(np.concatenate(magnitudes), sum(counts))
+    return np.split(kept, np.cumsum([len(m) for m in magnitudes])[:-1])

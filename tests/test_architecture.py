@@ -24,9 +24,10 @@ LARGEST = 320  # lines
 ALLOWED = {
     "allocator": set(),
     "errors": set(),
+    "schedules": set(),
     "trees": set(),
     "ops": {"errors"},
-    "sparsity": {"errors", "trees"},
+    "sparsity": {"errors", "schedules", "trees"},
     "distillation": {"errors"},
     "data": {"errors"},
     "models": {"errors", "ops"},
@@ -34,11 +35,13 @@ ALLOWED = {
     "deploy": {"errors", "models", "ops", "sparsity"},
     "config_files": {"errors"},
     # The names that a field may hold come from the tables themselves.
-    "validation": {"data", "errors", "models", "ops", "sparsity"},
+    "validation": {
+        *("data", "distillation", "errors", "models", "ops", "schedules", "sparsity"),
+    },
     "config": {"config_files", "errors", "validation"},
     "training": {
         *("analysis", "config", "data", "distillation", "errors", "models"),
-        *("ops", "sparsity", "trees"),
+        *("ops", "schedules", "sparsity", "trees"),
     },
     "__init__": {"config", "training"},
 }

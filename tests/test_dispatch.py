@@ -17,7 +17,7 @@ from tiny import assert_same
 from alite_jax.errors import TrainingError
 from alite_jax.training.dispatch import dispatches, make_program
 from alite_jax.training.metrics import MetricWriter
-from alite_jax.training.step import METRICS
+from alite_jax.training.objective import METRICS
 
 
 def cut(*arguments: Any) -> list[list[int]]:

@@ -301,6 +301,23 @@ def test_conv3x3_equals_a_sum_over_shifts(stride):
     np.testing.assert_allclose(output, full[:, ::stride, ::stride], atol=1e-5)
 
 
+def test_stage_outputs_are_given_on_request_and_alike_for_teacher_and_student():
+    images = jax.ShapeDtypeStruct((2, 16, 16, 3), jnp.float32)
+    shapes = []
+    for name in ("resnet50", "resnet26_attention"):
+        model = create_model(name, num_classes=10, width=16)
+        init = functools.partial(model.init, train=False)
+        variables = jax.eval_shape(init, jax.random.key(0), images)
+        assert set(variables) == {"params", "batch_stats"}
+        apply = functools.partial(model.apply, train=False, mutable="intermediates")
+        _, updates = jax.eval_shape(apply, variables, images)
+        stages = updates["intermediates"]
+        assert list(stages) == ["stage1", "stage2", "stage3", "stage4"]
+        shapes.append([leaf.shape for leaf in jax.tree.leaves(stages)])
+    assert shapes[0] == shapes[1]
+    assert shapes[0] == [(2, 16 >> n, 16 >> n, 64 << n) for n in range(4)]
+
+
 def test_statistics_change_in_training_only():
     model = ResNet(blocks=(2,), spatial=(Conv3x3,), num_classes=3, width=4)
     images = normal(4, 4, 4, 3) + 2.0

@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from compiling import quick_jit
-from references import sparse_momentum
+from references import rigl, sparse_momentum
 
 from alite_jax.errors import ConfigError
 from alite_jax.sparsity.masks import apply_masks
@@ -162,6 +162,37 @@ def test_set_keeps_the_largest_weights_and_draws_anew_per_layer():
     survivors = np.abs(params["a"]) >= np.sort(np.abs(params["a"]).ravel())[-18]
     assert np.all(found["a"][survivors]) and np.all(found["b"][survivors])
     assert not np.array_equal(found["a"], found["b"])
+
+
+@pytest.mark.parametrize("seed", range(3))
+@pytest.mark.parametrize("prune_rate", [0.0, 0.005, 0.3, 1.0])
+@pytest.mark.parametrize("density", [0.03, 0.1, 0.5, 0.99, 1.0])
+@pytest.mark.parametrize("shapes", [SHAPES, MANY, ONE], ids=["few", "many", "one"])
+def test_rigl_equals_the_plain_oracle(shapes, density, prune_rate, seed):
+    params, gradients, masks = make_case(shapes, density, seed)
+    key = jax.random.key(0)
+    found = rewire_jitted(params, gradients, masks, prune_rate, key, "rigl")
+    expected = rigl(
+        *(prunable(tree, masks) for tree in (params, gradients, masks)), prune_rate
+    )
+    for one, other in zip(prunable(found, masks), expected, strict=True):
+        np.testing.assert_array_equal(one, other)
+
+
+def test_rigl_by_hand():
+    params, masks = small_example()
+    # a drops -1 and 3 of (4, -1, 3), b -.5 of (2, -.5); each grows as many where the
+    # gradient is largest, whatever the other layer's are.
+    gradients = {
+        "a": jnp.array([[90.0, 1.0, -3.0], [0.0, 2.0, -4.0]]),
+        "b": jnp.array([0.1, 90.0, 0.0, 0.2, 0.3, -0.4]),
+        "scale": jnp.array([100.0, 100.0]),
+    }
+    key = jax.random.key(0)
+    found = rewire_jitted(params, gradients, masks, 0.5, key, "rigl")
+    assert found["a"].tolist() == [[True, False, True], [False, False, True]]
+    assert found["b"].tolist() == [False, True, False, False, False, True]
+    assert found["scale"].tolist() is True
 
 
 def small_example():

@@ -16,15 +16,12 @@ import alite_jax
 from alite_jax.data.pipeline import TrainBatches
 from alite_jax.data.specs import DATASETS
 from alite_jax.sparsity.masks import count_nonzero, init_masks
+from alite_jax.sparsity.schedules import RewiringSteps
 from alite_jax.training import parallel
 from alite_jax.training.optimizer import create_optimizer
+from alite_jax.training.rewire import make_rewire_step
 from alite_jax.training.state import create_state
-from alite_jax.training.step import (
-    AXIS,
-    Objective,
-    make_rewire_step,
-    make_train_step,
-)
+from alite_jax.training.step import AXIS, Objective, make_train_step
 
 SPEC = DATASETS["digits"]
 MODEL = TwoLayers()
@@ -231,19 +228,58 @@ class Uncallable:
 
 
 @pytest.mark.parametrize(
-    ("teacher_model", "alpha"),
-    [(None, 0.7), (Uncallable(), 0.0)],
-    ids=["no teacher", "alpha 0"],
+    ("teacher_model", "settings"),
+    [
+        (None, {"alpha": 0.7}),
+        (None, {"alpha": 0.7, "feature_weight": 9.0}),
+        (Uncallable(), {"alpha": 0.0}),
+        (Uncallable(), {"alpha": 0.0, "alpha_end": 0.0, "schedule": "linear"}),
+        (Uncallable(), {"alpha": 0.0, "alpha_end": 0.5, "schedule": "constant"}),
+    ],
+    ids=["no teacher", "no features", "alpha 0", "alpha 0 to 0", "alpha stays 0"],
 )
 def test_without_distillation_no_teacher_runs(
-    start: Any, teacher_model: Any, alpha: float
+    start: Any, teacher_model: Any, settings: dict[str, Any]
 ) -> None:
-    objective = Objective(alpha=alpha, label_smoothing=0.1)
+    objective = Objective(**settings, label_smoothing=0.1)
     step = make_step(teacher=teacher_model, objective=objective)
     _, metrics = step(parallel.replicate(start), {}, BATCHES.batch(0))
     metrics = parallel.to_host(metrics)
     assert metrics["distillation_loss"] == 0
     assert metrics["loss"] == metrics["task_loss"] > 0
+
+
+@pytest.mark.parametrize(
+    ("settings", "logits", "teacher"),
+    [
+        ({}, False, False),
+        ({"alpha": 0.1}, True, True),
+        ({"alpha_end": 0.1}, False, False),
+        ({"alpha_end": 0.1, "schedule": "linear"}, True, True),
+        ({"alpha": 0.1, "alpha_end": 0.0, "schedule": "cosine"}, True, True),
+        ({"feature_weight": 0.1}, False, True),
+    ],
+)
+def test_who_needs_a_teacher(
+    settings: dict[str, Any], logits: bool, teacher: bool
+) -> None:
+    objective = Objective(**settings)
+    assert (objective.needs_logits, objective.needs_teacher) == (logits, teacher)
+
+
+def test_weights_are_traced_only_where_they_change() -> None:
+    step = jnp.int32(3)
+    assert OBJECTIVE.weights(step, 0) == (0.7, 3.0)
+    constant = dataclasses.replace(OBJECTIVE, alpha_end=0.0, temperature_end=1.0)
+    assert constant.weights(step, 12) == (0.7, 3.0)
+    linear = dataclasses.replace(OBJECTIVE, temperature_end=1.0, schedule="linear")
+    alpha, temperature = linear.weights(step, 12)
+    assert alpha == 0.7 and isinstance(alpha, float)
+    assert isinstance(temperature, jax.Array) and temperature == 2.5
+    cosine = dataclasses.replace(OBJECTIVE, alpha_end=0.1, schedule="cosine")
+    assert float(cosine.weights(jnp.int32(6), 12)[0]) == pytest.approx(0.4)
+    with pytest.raises(ValueError, match="a cosine schedule needs total_steps"):
+        cosine.weights(step, 0)
 
 
 def products(start: Any, teacher: Any, alpha: float) -> int:
@@ -329,7 +365,7 @@ def trained(joint_step: Any, start: Any, teacher: Any) -> tuple[Any, Any, Any]:
     """
     variables = parallel.replicate(teacher)
     rewire_step = parallel.spread(
-        make_rewire_step(CONFIG.pruning, total_steps=8, key=jax.random.key(2)),
+        make_rewire_step(CONFIG, RewiringSteps(8, every=1), jax.random.key(2)),
         donate_state=True,
     )
     compiled: list[str] = []
@@ -400,7 +436,8 @@ def test_rewiring_grows_absent_weights_by_momentum(
 
 def test_the_prune_rate_decays_with_the_steps(start: Any) -> None:
     """A half of each layer at the start, next to nothing at the end."""
-    rewire_step = make_rewire_step(CONFIG.pruning, total_steps=8, key=jax.random.key(2))
+    steps = RewiringSteps(8, every=1)
+    rewire_step = make_rewire_step(CONFIG, steps, jax.random.key(2))
     rewire = jax.jit(rewire_step)
     old = start.masks["hidden"]["kernel"]
     gone = []

@@ -74,19 +74,28 @@ def counts(monkeypatch: pytest.MonkeyPatch) -> Iterator[Counts]:
     jax.monitoring.unregister_event_duration_listener(counts.listen)
 
 
-@pytest.mark.parametrize("on_device", ["always", "never"])
-@pytest.mark.parametrize("length", [1, 3])
+@pytest.mark.parametrize(
+    ("length", "on_device", "method"),
+    [
+        (1, "always", "sparse_momentum"),
+        (1, "never", "rigl"),
+        (3, "always", "rigl"),
+        (3, "never", "gradual"),
+    ],
+)
 def test_each_step_is_traced_and_compiled_once(
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
     counts: Counts,
     length: int,
     on_device: str,
+    method: str,
 ) -> None:
     """Over epochs, rewirings, short dispatches and batches, and in a resumed run."""
     config = make_config(
         compute__steps_per_dispatch=length,
         data__on_device=on_device,
+        pruning__method=method,
         logging__every_steps=5,
     )
     with monkeypatch.context() as patch:

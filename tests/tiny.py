@@ -43,7 +43,7 @@ SETTINGS = {
 
 
 class TwoLayers(nn.Module):
-    """BatchNorm over the pixels, then two dense layers.
+    """BatchNorm over the pixels, then two dense layers; the first counts as a stage.
 
     Attributes:
         axis_name: as for `ResNet`.
@@ -63,6 +63,7 @@ class TwoLayers(nn.Module):
             name="norm",
         )(x)
         x = nn.relu(nn.Dense(self.hidden, name="hidden")(x))
+        self.sow("intermediates", "stage1", x.reshape(len(x), -1, 1, 1))
         return nn.Dense(10, name="classifier")(x)
 
 

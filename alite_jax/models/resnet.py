@@ -160,6 +160,9 @@ class ResNet(nn.Module):
     def __call__(self, images: jax.Array, *, train: bool) -> jax.Array:
         """Maps normalised images to logits.
 
+        Where the collection `intermediates` is asked for, it holds the output of every
+        stage, `[batch, h, w, channels]`, as `stage1` and so on.
+
         Args:
             images: `[batch, height, width, channels]`, float.
             train: whether BatchNorm uses (and records) the batch's own statistics.
@@ -188,5 +191,6 @@ class ResNet(nn.Module):
                     dtype=self.dtype,
                     name=f"stage{stage + 1}_block{block + 1}",
                 )(x)
+            self.sow("intermediates", f"stage{stage + 1}", x)
         x = jnp.mean(x, axis=(1, 2), dtype=jnp.float32)
         return nn.Dense(self.num_classes, dtype=jnp.float32, name="classifier")(x)

@@ -113,6 +113,11 @@ def count_nonzero(masks: Masks, params: Params) -> int:
     return sum(jax.tree.leaves(kept_entries(masks, params)))
 
 
+def prunes(masks: Masks) -> bool:
+    """Whether these masks prune anything, or may: not so for `dense_masks`."""
+    return any(mask.ndim > 0 for mask in jax.tree.leaves(masks))
+
+
 def density(masks: Masks) -> float:
     """The kept fraction of the prunable weights; 1.0 if there are none."""
     prunable = [mask for mask in jax.tree.leaves(masks) if mask.ndim > 0]

@@ -3,7 +3,9 @@
 The default is sparse momentum (arXiv 1907.04840): every layer drops its smallest
 weights; the freed budget goes to the layers in proportion to the mean absolute momentum
 of their active weights; each grows where the momentum of absent weights is largest. So
-gradients and momentum must be dense: the step may not mask them.
+gradients and momentum must be dense: the step may not mask them. RigL (arXiv
+1911.11134) grows where the gradient is largest, SET (arXiv 1707.04780) anywhere; with
+both, a layer keeps its number of weights.
 
 Everything here is pure, of static shape and jittable. Totals are kept exactly.
 """
@@ -32,11 +34,17 @@ class Method(NamedTuple):
         grow: score of each absent weight from the same; the highest come.
         redistribute: whether layers trade budget by the mean absolute score of their
             active weights; otherwise each regrows as many as it dropped.
+        by_gradient: whether the scores are the loss's gradient; otherwise they are the
+            optimizer's momentum.
+        fresh_momentum: whether weights that come in start without momentum; otherwise
+            with that of the gradients that they had while absent.
     """
 
     drop: Score
     grow: Score
     redistribute: bool
+    by_gradient: bool = False
+    fresh_momentum: bool = False
 
 
 def _magnitude(weights: jax.Array, scores: jax.Array, key: jax.Array) -> jax.Array:
@@ -54,6 +62,13 @@ def _random(weights: jax.Array, scores: jax.Array, key: jax.Array) -> jax.Array:
 METHODS: dict[str, Method | None] = {
     "sparse_momentum": Method(drop=_magnitude, grow=_score, redistribute=True),
     "set": Method(drop=_magnitude, grow=_random, redistribute=False),
+    "rigl": Method(
+        drop=_magnitude,
+        grow=_score,
+        redistribute=False,
+        by_gradient=True,
+        fresh_momentum=True,
+    ),
     "static": None,  # the masks of the start stay
 }
 
@@ -70,7 +85,8 @@ def rewire(
 
     Args:
         params: parameters, already masked.
-        scores: pytree like `params`: the optimizer's momentum, dense.
+        scores: pytree like `params`, dense: the optimizer's momentum, or the gradient
+            for methods that go by it.
         masks: pytree like `params`; see `alite_jax.sparsity.masks`.
         prune_rate: fraction of each layer's active weights to drop, in [0, 1].
         key: PRNG key for methods that draw.

@@ -1,23 +1,27 @@
-"""Schedules of the prune rate, the share of a layer's weights that a rewiring drops."""
+"""When masks change, and by how much: steps of rewiring, prune rate, pruned share."""
 
-from collections.abc import Callable
+import math
+from dataclasses import dataclass
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from alite_jax.errors import ConfigError, nearest
+from alite_jax.schedules import SCHEDULES, interpolate
 
 
 def prune_rate(
     progress: jax.Array | float, start: float, end: float, schedule: str
 ) -> jax.Array:
-    """The prune rate at a point of the training.
+    """The prune rate, the share of a layer's weights that a rewiring drops.
 
     Args:
-        progress: fraction of all steps done, in [0, 1].
+        progress: fraction of the steps with rewirings that are done, in [0, 1].
         start: rate at progress 0.
         end: rate at progress 1.
-        schedule: `"cosine"` (sparse momentum, arXiv 1907.04840) or `"linear"`.
+        schedule: `"cosine"` (sparse momentum, arXiv 1907.04840; RigL, arXiv
+            1911.11134), `"linear"`, or `"constant"` at the start's rate (SET).
 
     Returns:
         float32 scalar.
@@ -30,11 +34,47 @@ def prune_rate(
             f"pruning.prune_rate_schedule is {schedule!r};"
             f" {nearest(schedule, SCHEDULES)}"
         )
-    remaining = SCHEDULES[schedule](jnp.asarray(progress, jnp.float32))
-    return end + (start - end) * remaining
+    return interpolate(progress, start, end, schedule)
 
 
-SCHEDULES: dict[str, Callable[[jax.Array], jax.Array]] = {
-    "cosine": lambda progress: 0.5 * (1 + jnp.cos(jnp.pi * progress)),
-    "linear": lambda progress: 1 - progress,
-}
+@dataclass(frozen=True)
+class RewiringSteps:
+    """The steps after which masks change: multiples of `every`, up to `last`.
+
+    Attributes:
+        total: steps of the training; masks do not change after the very last one.
+        every: steps between two changes, at least 1.
+        stop_fraction: of the training, in (0, 1], after which masks stay.
+    """
+
+    total: int
+    every: int
+    stop_fraction: float = 1.0
+
+    @property
+    def last(self) -> int:
+        """The last step that masks change after; 0 if they never do."""
+        # 100 * 0.29 is a little less than 29.
+        stop = math.floor(self.total * self.stop_fraction + 1e-6)
+        stop = min(stop, self.total - 1)
+        return max(0, stop - stop % self.every)
+
+    def __contains__(self, step: int) -> bool:
+        """Whether masks change after this many steps."""
+        return 0 < step <= self.last and step % self.every == 0
+
+    def progress(self, step: jax.Array) -> jax.Array:
+        """Which fraction of the steps with changes is done after `step` of them.
+
+        float32 scalar in [0, 1]; 1 from `stop_fraction` of the training on.
+        """
+        return jnp.minimum(step / (self.total * self.stop_fraction), 1.0)
+
+    def remaining(self) -> np.ndarray:
+        """What is left to prune after each change, by the cubic schedule.
+
+        `(1 - step / last)**3` (arXiv 1710.01878, equation 1): float64 from below 1 to
+        exactly 0, of shape `[changes]`.
+        """
+        steps = np.arange(self.every, self.last + 1, self.every)
+        return (1 - steps / max(self.last, 1)) ** 3

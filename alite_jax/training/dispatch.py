@@ -9,8 +9,9 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
+from alite_jax.training.objective import METRICS
 from alite_jax.training.state import TrainState, Variables
-from alite_jax.training.step import METRICS, Batch, Metrics, TrainStep
+from alite_jax.training.step import Batch, Metrics, TrainStep
 
 # What a program takes its batches from, and how: see `alite_jax.training.feeds`.
 Source = Any
@@ -40,7 +41,12 @@ def dispatches(
         start = end
 
 
-def make_program(train_step: TrainStep, take: Take, length: int) -> Program:
+def make_program(
+    train_step: TrainStep,
+    take: Take,
+    length: int,
+    metrics: Sequence[str] = METRICS,
+) -> Program:
     """Builds the program of all dispatches.
 
     It loops up to a count that it is given: compiling another program for the shorter
@@ -51,6 +57,7 @@ def make_program(train_step: TrainStep, take: Take, length: int) -> Program:
         take: `take(source, step, i)` is the batch of the training's step `step`, the
             `i`-th of the dispatch.
         length: the most steps in a dispatch; with 1 there is no loop.
+        metrics: the names of what `train_step` measures.
 
     Returns:
         `program(state, teacher_variables, source) -> (state, metrics)`. Metrics are
@@ -77,7 +84,25 @@ def make_program(train_step: TrainStep, take: Take, length: int) -> Program:
                 name: values.at[i].set(metrics[name]) for name, values in record.items()
             }
 
-        record = {name: jnp.zeros(length, jnp.float32) for name in METRICS}
+        record = {name: jnp.zeros(length, jnp.float32) for name in metrics}
         return jax.lax.fori_loop(0, source["count"], body, (state, record))
 
     return one if length == 1 else several
+
+
+def on_last_batch(
+    function: Callable[[TrainState, Variables, Batch], Any], take: Take, length: int
+) -> Callable[[TrainState, Variables, Source], Any]:
+    """Lets a function of a batch work on a dispatch's last one, after its steps.
+
+    Args:
+        function: of the state, the teacher's variables and a batch.
+        take: as for `make_program`.
+        length: as for `make_program`.
+    """
+
+    def call(state: TrainState, teacher_variables: Variables, source: Source) -> Any:
+        last = 0 if length == 1 else source["count"] - 1
+        return function(state, teacher_variables, take(source, state.step - 1, last))
+
+    return call

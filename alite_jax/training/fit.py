@@ -14,17 +14,25 @@ import optax
 
 from alite_jax.data.pipeline import TrainBatches
 from alite_jax.sparsity.masks import density as density_of
+from alite_jax.sparsity.masks import prunes
 from alite_jax.training import parallel
 from alite_jax.training.accumulation import check_accumulation
 from alite_jax.training.checkpoints import Checkpoints
-from alite_jax.training.dispatch import dispatches, make_program
+from alite_jax.training.dispatch import dispatches, make_program, on_last_batch
 from alite_jax.training.evaluation import Data, Evaluator
 from alite_jax.training.feeds import make_feed
 from alite_jax.training.metrics import MetricWriter
+from alite_jax.training.objective import Objective
 from alite_jax.training.optimizer import create_optimizer
 from alite_jax.training.progress import Progress
+from alite_jax.training.rewire import (
+    make_rewire_step,
+    needs_gradient,
+    rewiring_steps,
+    starts_dense,
+)
 from alite_jax.training.state import Variables, create_state
-from alite_jax.training.step import Objective, make_rewire_step, make_train_step
+from alite_jax.training.step import make_gradients, make_train_step
 from alite_jax.training.window import Window
 
 
@@ -105,7 +113,8 @@ def fit(
         all the processes that worked on it, without evaluations.
 
     Raises:
-        ConfigError: the devices cannot share a batch as configured.
+        ConfigError: the devices cannot share a batch as configured, or the student
+            would never be pruned.
         TrainingError: the loss or the gradient is not finite; names the step and the
             last checkpoint.
         CheckpointError: a checkpoint cannot be read or written.
@@ -115,6 +124,7 @@ def fit(
     check_accumulation(config.compute.accumulation, config.data.batch_size, shards)
     steps_per_epoch, epochs = batches.steps_per_epoch, network.recipe.epochs
     total_steps = epochs * steps_per_epoch
+    rewirings = rewiring_steps(config, steps_per_epoch)
     optimizer = create_optimizer(network.recipe.optimizer, steps_per_epoch, epochs)
     init_key, step_key, rewire_key = network.keys(config.seed)
 
@@ -143,26 +153,35 @@ def fit(
         teacher if teacher and network.objective.needs_teacher else (None, {})
     )
     feed = make_feed(config, batches, data.train)
+    settings = {
+        "crop_padding": config.data.crop_padding,
+        "flip": config.data.flip,
+        "key": step_key,
+        "accumulation": config.compute.accumulation,
+        "total_steps": total_steps,
+    }
+    objective = network.objective
     train_step = make_train_step(
-        network.model,
-        teacher_model,
-        optimizer,
-        network.objective,
-        data.spec,
-        crop_padding=config.data.crop_padding,
-        flip=config.data.flip,
-        key=step_key,
-        accumulation=config.compute.accumulation,
+        network.model, teacher_model, optimizer, objective, data.spec, **settings
     )
     length = config.compute.steps_per_dispatch
     program = parallel.spread(
-        make_program(train_step, feed.take, length), donate_state=True
+        make_program(train_step, feed.take, length, objective.metrics),
+        donate_state=True,
     )
+    method, gradient = config.pruning.method, None
+    if needs_gradient(method):
+        take_gradients = make_gradients(
+            network.model, teacher_model, objective, data.spec, **settings
+        )
+        gradient = on_last_batch(
+            lambda *inputs: take_gradients(*inputs)[0], feed.take, length
+        )
     rewire_step = parallel.spread(
-        make_rewire_step(config.pruning, total_steps, rewire_key), donate_state=True
+        make_rewire_step(config, rewirings, rewire_key, gradient), donate_state=True
     )
     density = density_of(state.masks)
-    rewires = density < 1 and config.pruning.method != "static"
+    rewires = prunes(state.masks) and method != "static"
     state = parallel.replicate(state)
     teacher_variables = parallel.replicate(teacher_variables)
     window = Window(network.phase, checkpoints)
@@ -174,7 +193,9 @@ def fit(
         config.logging.progress,
     )
     log_every, save_every = config.logging.every_steps, config.checkpoint.every_steps
-    intervals = (steps_per_epoch, log_every, save_every)
+    intervals = [steps_per_epoch, log_every, save_every]
+    if rewires:
+        intervals.append(rewirings.every)
     sources = feed.sources(dispatches(first_step, total_steps, length, intervals))
     with closing(progress), closing(checkpoints), closing(sources):
         started = time.monotonic() - seconds
@@ -196,8 +217,11 @@ def fit(
                 shown = {name: means[name] for name in ("loss", "accuracy", "density")}
                 progress.epoch(step // steps_per_epoch, epochs, shown | evaluation)
                 started += time.monotonic() - paused
-            if ends_epoch and rewires and step < total_steps:
-                state = rewire_step(state)
+            if rewires and step in rewirings:
+                inputs = (teacher_variables, source) if gradient else ()
+                state = rewire_step(state, *inputs)
+                if starts_dense(method):
+                    density = density_of(parallel.to_host(state.masks))
             if saves:
                 host_state = parallel.to_host(state)
                 seconds = time.monotonic() - started

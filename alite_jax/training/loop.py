@@ -23,8 +23,10 @@ from alite_jax.training import parallel
 from alite_jax.training.evaluation import Data, Evaluator
 from alite_jax.training.fit import Network, fit
 from alite_jax.training.metrics import MetricWriter
+from alite_jax.training.objective import Objective
+from alite_jax.training.rewire import starts_dense
 from alite_jax.training.state import Variables
-from alite_jax.training.step import AXIS, Objective
+from alite_jax.training.step import AXIS
 
 # Fields that a run may change when it resumes: none of them changes its result.
 _FREE_FIELDS = (
@@ -168,10 +170,10 @@ def create_networks(config: Any, data: Data, folder: Path) -> tuple[Network, Net
     prunes = config.student.density < 1
 
     def draw_masks(key: jax.Array, params: Any) -> Any:
-        distribution = config.pruning.distribution
-        return init_masks(key, params, config.student.density, distribution)
+        density = 1.0 if starts_dense(pruning.method) else config.student.density
+        return init_masks(key, params, density, pruning.distribution)
 
-    student = config.student
+    student, pruning = config.student, config.pruning
     window = {name: student[name] for name in ("kernel_size", "heads", "border")}
     return (
         Network(
@@ -188,9 +190,8 @@ def create_networks(config: Any, data: Data, folder: Path) -> tuple[Network, Net
             phase="student",
             recipe=config.student,
             objective=Objective(
-                alpha=config.distillation.alpha,
-                temperature=config.distillation.temperature,
                 label_smoothing=config.student.optimizer.label_smoothing,
+                **config.distillation,
             ),
             make_masks=draw_masks
             if prunes

@@ -1,4 +1,4 @@
-"""The pure functions of training: the joint step, the rewiring, the evaluation step.
+"""The pure functions of training: the joint step and the evaluation step.
 
 Each works on one device's share of a batch, under a mapped axis named `AXIS`, and
 reduces over it. How they are spread over devices is `parallel`'s business.
@@ -6,7 +6,6 @@ reduces over it. How they are spread over devices is `parallel`'s business.
 
 import dataclasses
 from collections.abc import Callable
-from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
@@ -17,49 +16,24 @@ import optax
 
 from alite_jax.data.augment import augment, normalize
 from alite_jax.data.specs import DatasetSpec
-from alite_jax.distillation import joint_loss, task_loss
+from alite_jax.distillation import feature_loss, joint_loss, task_loss
 from alite_jax.sparsity.masks import apply_masks
-from alite_jax.sparsity.rewiring import rewire
-from alite_jax.sparsity.schedules import prune_rate
 from alite_jax.training.accumulation import mean_over_parts
+from alite_jax.training.objective import Objective
 from alite_jax.training.state import TrainState, Variables
 
 AXIS = "batch"
 
-# What a training step measures.
-METRICS = ("loss", "task_loss", "distillation_loss", "accuracy", "gradient_norm")
-
 Batch = dict[str, jax.Array]
 Metrics = dict[str, jax.Array]
 TrainStep = Callable[[TrainState, Variables, Batch], tuple[TrainState, Metrics]]
+Gradients = Callable[[TrainState, Variables, Batch], tuple[Any, Metrics, Any]]
 EvalStep = Callable[[Variables, Batch], Metrics]
-RewireStep = Callable[[TrainState], TrainState]
 
 
-@dataclass(frozen=True)
-class Objective:
-    """What a network is trained for.
-
-    Attributes:
-        alpha: weight of the distillation; 0 needs no teacher.
-        temperature: of the distillation.
-        label_smoothing: of the cross-entropy.
-    """
-
-    alpha: float = 0.0
-    temperature: float = 1.0
-    label_smoothing: float = 0.0
-
-    @property
-    def needs_teacher(self) -> bool:
-        """Whether the teacher has any part in the loss."""
-        return self.alpha > 0
-
-
-def make_train_step(
+def make_gradients(
     model: nn.Module,
     teacher: nn.Module | None,
-    optimizer: optax.GradientTransformation,
     objective: Objective,
     dataset: DatasetSpec,
     *,
@@ -67,17 +41,17 @@ def make_train_step(
     flip: bool,
     key: jax.Array,
     accumulation: int = 1,
-) -> TrainStep:
-    """Builds the joint step: teacher forward, student forward and backward, update.
+    total_steps: int = 0,
+) -> Gradients:
+    """Builds the first half of the joint step: both forward passes, one backward.
 
     Gradients are taken with respect to the stored parameters, whose absent weights are
-    zero, and are dense: absent weights have gradients and momentum too, by which the
-    rewiring finds the ones to grow. Masks are applied after the update.
+    zero, and are dense: absent weights have gradients too, by which the rewiring finds
+    the ones to grow.
 
     Args:
         model: the network that is trained; its BatchNorm reduces over `AXIS`.
         teacher: a frozen network of the same logits, or None.
-        optimizer: the optax chain.
         objective: the loss.
         dataset: gives the normalisation constants.
         crop_padding: see `augment`.
@@ -88,46 +62,71 @@ def make_train_step(
             running statistics are means over the parts; BatchNorm normalises each
             part by the statistics of this part (on all devices), so that more than
             one pass is not quite the same training. Views do not depend on it.
+        total_steps: of the training, in whose course the objective may change; needed
+            only where it does.
 
     Returns:
-        `step(state, teacher_variables, batch) -> (state, metrics)`. `batch` has
-        `image`, uint8 `[batch, height, width, channels]`, and `label`, int32
-        `[batch]`. Metrics are float32 scalars, means over all devices; their names are
-        `METRICS`.
+        `gradients(state, teacher_variables, batch)`: means over all devices of the
+        gradients and, over this one, of the metrics and of the updated running
+        statistics. `batch` is as for `make_train_step`.
     """
+    distils = teacher is not None and objective.needs_teacher
+    compares_features = teacher is not None and objective.feature_weight > 0
+    collections = ["intermediates"] if compares_features else []
+
+    def ask_teacher(
+        variables: Variables, images: jax.Array
+    ) -> tuple[jax.Array | None, list[jax.Array]]:
+        if not distils:
+            return None, []
+        assert teacher is not None
+        if not compares_features:
+            return apply(teacher, variables, images), []
+        logits, updates = teacher.apply(
+            variables, images, train=False, mutable=collections
+        )
+        features = jax.tree.leaves(updates["intermediates"])
+        return logits if objective.needs_logits else None, features
 
     def forward_and_backward(
         state: TrainState, teacher_variables: Variables, part: Batch
     ) -> tuple[Any, Metrics, Any]:
         images = normalize(part["image"], dataset.mean, dataset.std)
-        teacher_logits = None
-        if teacher is not None and objective.needs_teacher:
-            teacher_logits = apply(teacher, teacher_variables, images)
+        teacher_logits, teacher_features = ask_teacher(teacher_variables, images)
+        alpha, temperature = objective.weights(state.step, total_steps)
 
         def loss_fn(params: Any) -> tuple[jax.Array, Any]:
             variables = {"params": params, "batch_stats": state.batch_stats}
             logits, updates = model.apply(
-                variables, images, train=True, mutable=["batch_stats"]
+                variables, images, train=True, mutable=["batch_stats", *collections]
             )
             losses = joint_loss(
                 logits,
                 part["label"],
                 teacher_logits,
-                alpha=objective.alpha,
-                temperature=objective.temperature,
+                alpha=alpha,
+                temperature=temperature,
                 label_smoothing=objective.label_smoothing,
-            )
-            return losses.loss, (losses, logits, updates["batch_stats"])
+                loss=objective.loss,
+                alpha_dkd=objective.alpha_dkd,
+                beta_dkd=objective.beta_dkd,
+            )._asdict()
+            if objective.feature_weight > 0:
+                features = jax.tree.leaves(updates.get("intermediates"))
+                distance = feature_loss(features, teacher_features)
+                losses["feature_loss"] = distance
+                losses["loss"] += objective.feature_weight / 2 * distance
+            return losses["loss"], (losses, logits, updates["batch_stats"])
 
         gradients, (losses, logits, batch_stats) = jax.grad(loss_fn, has_aux=True)(
             state.params
         )
         accuracy = jnp.mean(jnp.argmax(logits, axis=-1) == part["label"])
-        return gradients, {**losses._asdict(), "accuracy": accuracy}, batch_stats
+        return gradients, {**losses, "accuracy": accuracy}, batch_stats
 
-    def train_step(
+    def gradients(
         state: TrainState, teacher_variables: Variables, batch: Batch
-    ) -> tuple[TrainState, Metrics]:
+    ) -> tuple[Any, Metrics, Any]:
         step_key = jax.random.fold_in(key, state.step)
         device_key = jax.random.fold_in(step_key, jax.lax.axis_index(AXIS))
         images = augment(
@@ -138,7 +137,45 @@ def make_train_step(
             {"image": images, "label": batch["label"]},
             accumulation,
         )
-        gradients = jax.lax.pmean(gradients, AXIS)
+        return jax.lax.pmean(gradients, AXIS), metrics, batch_stats
+
+    return gradients
+
+
+def make_train_step(
+    model: nn.Module,
+    teacher: nn.Module | None,
+    optimizer: optax.GradientTransformation,
+    objective: Objective,
+    dataset: DatasetSpec,
+    **settings: Any,
+) -> TrainStep:
+    """Builds the joint step: teacher forward, student forward and backward, update.
+
+    Gradients and momentum are dense; masks are applied after the update.
+
+    Args:
+        model: the network that is trained; its BatchNorm reduces over `AXIS`.
+        teacher: a frozen network of the same logits, or None.
+        optimizer: the optax chain.
+        objective: the loss.
+        dataset: gives the normalisation constants.
+        settings: the keywords of `make_gradients`.
+
+    Returns:
+        `step(state, teacher_variables, batch) -> (state, metrics)`. `batch` has
+        `image`, uint8 `[batch, height, width, channels]`, and `label`, int32
+        `[batch]`. Metrics are float32 scalars, means over all devices; their names are
+        `objective.metrics`.
+    """
+    take_gradients = make_gradients(model, teacher, objective, dataset, **settings)
+
+    def train_step(
+        state: TrainState, teacher_variables: Variables, batch: Batch
+    ) -> tuple[TrainState, Metrics]:
+        gradients, metrics, batch_stats = take_gradients(
+            state, teacher_variables, batch
+        )
         updates, opt_state = optimizer.update(gradients, state.opt_state, state.params)
         params = optax.apply_updates(state.params, updates)
         state = dataclasses.replace(
@@ -153,41 +190,6 @@ def make_train_step(
         return state, metrics
 
     return train_step
-
-
-def make_rewire_step(config: Any, total_steps: int, key: jax.Array) -> RewireStep:
-    """Builds the rewiring that ends an epoch.
-
-    Args:
-        config: the `pruning` fields of `configs/default.py`.
-        total_steps: of the training, over which the prune rate decays.
-        key: PRNG key; the step is folded into it.
-
-    Returns:
-        `rewire_step(state) -> state` with new masks, applied to the parameters. The
-        optimizer's state is read and left as it is: a weight that went out keeps its
-        momentum and may come back.
-    """
-
-    def rewire_step(state: TrainState) -> TrainState:
-        rate = prune_rate(
-            state.step / total_steps,
-            config.prune_rate,
-            config.prune_rate_end,
-            config.prune_rate_schedule,
-        )
-        masks = rewire(
-            state.params,
-            optax.tree_utils.tree_get(state.opt_state, "trace"),
-            state.masks,
-            rate,
-            jax.random.fold_in(key, state.step),
-            config.method,
-        )
-        params = apply_masks(masks, state.params)
-        return dataclasses.replace(state, masks=masks, params=params)
-
-    return rewire_step
 
 
 def apply(model: nn.Module, variables: Variables, images: jax.Array) -> jax.Array:
