@@ -129,6 +129,8 @@ def test_methods_agree_with_the_unfold_on_any_shape(
         (8, 32, 3, "cpu", "rows"),
         (8, 32, 7, "cpu", "all_pairs"),
         (4, 64, 3, "cpu", "all_pairs"),
+        (14, 16, 11, "cpu", "all_pairs"),
+        (16, 16, 11, "cpu", "rows"),
         (10, 8, 7, "gpu", "all_pairs"),
         (11, 8, 7, "gpu", "blocked"),
         (6, 8, 3, "tpu", "all_pairs"),

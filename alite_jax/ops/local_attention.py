@@ -44,7 +44,7 @@ BLOCK_SIZE = 4
 
 # On a CPU, a pair of `all_pairs` takes as long as about this many multiply-adds of
 # `rows`, whatever the head_dim (benchmarks/README.md).
-_PRODUCTS_A_PAIR_ON_CPU = 12
+_PRODUCTS_A_PAIR_ON_CPU = 9
 
 
 def local_attention(
