@@ -1,0 +1,261 @@
+"""The plots of a study, drawn from its records alone.
+
+Each takes the rows of a study and returns a PNG, or None where it would be empty.
+Colours are those of Okabe and Ito and viridis, which colour-blind readers can tell
+apart; labels stand beside what they name.
+"""
+
+import io
+from collections.abc import Callable, Sequence
+from itertools import cycle
+from typing import Any
+
+import matplotlib
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.colors import LogNorm
+from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
+
+from alite_jax.analysis.study_rows import RowResult, mean
+
+Rows = Sequence[RowResult]
+
+_COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
+_GREY = "#777777"
+_STYLE: Any = {
+    "font.size": 9,
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "axes.edgecolor": _GREY,
+    "axes.labelcolor": "#333333",
+    "xtick.color": _GREY,
+    "ytick.color": _GREY,
+    "xtick.minor.size": 0,
+    "figure.facecolor": "white",
+    "savefig.dpi": 130,
+}
+
+
+def accuracy_by_density(rows: Rows) -> bytes | None:
+    """Accuracy against the density of the student; one recipe's densities joined."""
+    return _accuracy_by(rows, "density", "density of the student", 1.0)
+
+
+def accuracy_by_macs(rows: Rows) -> bytes | None:
+    """Accuracy against non-zero MACs; one recipe's densities joined."""
+    return _accuracy_by(rows, "nonzero_macs", "non-zero MACs an image, millions", 1e-6)
+
+
+def learning_curves(rows: Rows) -> bytes | None:
+    """Evaluation accuracy after each epoch, the mean over the seeds."""
+    rows = [row for row in rows if row.curves("eval_accuracy")]
+    if not rows:
+        return None
+    figure, axes = _figure(7.5, 4.6)
+    by_name = {row.name: row for row in rows}
+    ends, colours = [], _colours(rows)
+    for row in rows:
+        curves = 100 * np.array(row.curves("eval_accuracy"))
+        # What starts from another row goes on where that one ends.
+        before = by_name[row.start].epochs if row.start in by_name else 0
+        epochs = before + np.arange(1, curves.shape[1] + 1)
+        colour = colours[row.name]
+        teacher = row.phase == "teacher"
+        axes.plot(
+            epochs,
+            curves.mean(axis=0),
+            color=colour,
+            linewidth=1.6,
+            linestyle="--" if teacher else "-",
+        )
+        if len(curves) > 1:
+            low, high = curves.min(axis=0), curves.max(axis=0)
+            axes.fill_between(epochs, low, high, color=colour, alpha=0.15, linewidth=0)
+        ends.append((epochs[-1], curves.mean(axis=0)[-1], row.name, colour))
+    axes.set_xlabel("epoch")
+    axes.set_ylabel("accuracy, %")
+    axes.xaxis.set_major_locator(MaxNLocator(integer=True))
+    _label_right(figure, axes, ends)
+    return _png(figure)
+
+
+def layers_over_time(rows: Rows) -> bytes | None:
+    """Density of each layer after each epoch, a panel for each row that prunes."""
+    rows = [row for row in rows if row.layers]
+    if not rows:
+        return None
+    columns = min(4, len(rows))
+    lines = -(-len(rows) // columns)
+    with matplotlib.rc_context(_STYLE):
+        figure = Figure(figsize=(9, 0.5 + 2.1 * lines), layout="constrained")
+        panels = figure.subplots(lines, columns, sharey=True, squeeze=False)
+    for panel, row in zip(panels.flat, rows, strict=False):
+        shades = matplotlib.colormaps["viridis"](np.linspace(0, 0.95, len(row.layers)))
+        for densities, shade in zip(row.layers.values(), shades, strict=True):
+            epochs = range(1, len(densities) + 1)
+            panel.plot(epochs, densities, color=shade, linewidth=0.9)
+        panel.set_title(row.name, loc="left", fontsize=9)
+        panel.set_yscale("log")
+        panel.xaxis.set_major_locator(MaxNLocator(4, integer=True))
+    for panel in panels.flat[len(rows) :]:
+        panel.set_visible(False)
+    for panel in panels[:, 0]:
+        panel.set_ylabel("density")
+    for panel in panels.flat[max(0, len(rows) - columns) : len(rows)]:
+        panel.set_xlabel("epoch")
+    scale = matplotlib.cm.ScalarMappable(cmap="viridis")
+    bar = figure.colorbar(scale, ax=panels, aspect=40, pad=0.01, ticks=[0, 1])
+    bar.set_ticklabels(["first\nlayer", "last\nlayer"])
+    bar.outline.set_visible(False)
+    return _png(figure)
+
+
+def layers_at_the_end(rows: Rows) -> bytes | None:
+    """The fraction that each layer kept at the end, a line for each row that prunes."""
+    rows = [row for row in rows if row.layers]
+    if not rows:
+        return None
+    # Leaves are in the order of their names, which is not that of the network.
+    names = _in_order(rows[0].layers)
+    rows = [row for row in rows if set(row.layers) == set(names)]
+    kept = np.array([[row.layers[name][-1] for name in names] for row in rows])
+    figure, axes = _figure(9.5, 2.4 + 0.24 * len(rows))
+    # An empty layer has the colour of the smallest density.
+    least = max(kept.min(), 1e-3)
+    norm = LogNorm(vmin=least, vmax=1)
+    image = axes.imshow(
+        np.maximum(kept, least), norm=norm, cmap="viridis", aspect="auto"
+    )
+    axes.set_xticks(range(len(names)), names, rotation=90, fontsize=6.5)
+    axes.set_yticks(range(len(rows)), [row.name for row in rows])
+    axes.tick_params(length=0)
+    axes.spines[:].set_visible(False)
+    bar = figure.colorbar(image, ax=axes, pad=0.01)
+    bar.set_label("density")
+    bar.outline.set_visible(False)
+    return _png(figure)
+
+
+PLOTS: dict[str, tuple[Callable[[Rows], bytes | None], str]] = {
+    "accuracy_by_density": (accuracy_by_density, "Accuracy against density"),
+    "accuracy_by_macs": (accuracy_by_macs, "Accuracy against non-zero MACs"),
+    "learning_curves": (learning_curves, "Learning curves"),
+    "layers_over_time": (layers_over_time, "Density of each layer during training"),
+    "layers_at_the_end": (layers_at_the_end, "What each layer kept"),
+}
+
+
+def _accuracy_by(rows: Rows, field: str, label: str, unit: float) -> bytes | None:
+    students = [row for row in rows if row.phase == "student"]
+    if not students:
+        return None
+    figure, axes = _figure(7.5, 4.2)
+    colours, ends = _colours(rows), []
+    for row in students:
+        x = unit * mean(row.values(field))
+        accuracies = [100 * value for value in row.values("accuracy")]
+        colour = colours[row.name]
+        axes.plot(x, mean(accuracies), "o", color=colour, markersize=5, zorder=3)
+        axes.plot([x, x], [min(accuracies), max(accuracies)], color=colour, zorder=2)
+        ends.append((x, mean(accuracies), row.name, colour))
+    for recipe in {row.recipe: None for row in students}:
+        alike = sorted(
+            (unit * mean(row.values(field)), 100 * mean(row.values("accuracy")))
+            for row in students
+            if row.recipe == recipe
+        )
+        axes.plot(*zip(*alike, strict=True), color=_GREY, linewidth=0.8, zorder=1)
+    for row in rows:
+        if row.phase == "teacher":
+            level = 100 * mean(row.values("accuracy"))
+            axes.axhline(level, color=_GREY, linestyle="--", linewidth=1)
+            axes.annotate(
+                row.name,
+                (0, level),
+                xycoords=axes.get_yaxis_transform(),
+                xytext=(2, 3),
+                textcoords="offset points",
+                color=_GREY,
+            )
+    axes.set_xscale("log")
+    ticks = sorted({float(f"{end[0]:.2g}") for end in ends})
+    axes.set_xticks(_apart(ticks), [f"{tick:g}" for tick in _apart(ticks)])
+    axes.set_xlabel(label)
+    axes.set_ylabel("accuracy, %")
+    _label_right(figure, axes, ends)
+    return _png(figure)
+
+
+def _apart(ticks: Sequence[float]) -> list[float]:
+    """The ticks of a logarithmic axis that leave one another room."""
+    kept: list[float] = []
+    for tick in ticks:
+        if not kept or tick > 1.15 * kept[-1]:
+            kept.append(tick)
+    return kept
+
+
+def _label_right(figure: Figure, axes: Axes, ends: Sequence[Any]) -> None:
+    """Names points in a column on the right, each joined to its point by a hair."""
+    low, high = axes.get_ylim()
+    gap = (high - low) * 11 / (72 * figure.get_figheight() * 0.8)
+    order = sorted(range(len(ends)), key=lambda i: ends[i][1])
+    heights = spread([ends[i][1] for i in order], gap, low, high)
+    for i, height in zip(order, heights, strict=True):
+        x, y, name, colour = ends[i]
+        axes.annotate(
+            name,
+            (x, y),
+            xytext=(1.03, height),
+            textcoords=axes.get_yaxis_transform(),
+            color=colour,
+            va="center",
+            arrowprops={"arrowstyle": "-", "color": colour, "lw": 0.5, "alpha": 0.5},
+        )
+
+
+def spread(
+    positions: Sequence[float], gap: float, low: float, high: float
+) -> list[float]:
+    """Moves ascending positions apart, as little as a pass up and a pass down do.
+
+    Args:
+        positions: in ascending order.
+        gap: the least distance between two of them.
+        low: the least position.
+        high: the greatest, unless there is no room for all.
+    """
+    moved: list[float] = []
+    for position in positions:
+        moved.append(max(position, moved[-1] + gap if moved else low))
+    limit = high
+    for i in reversed(range(len(moved))):
+        moved[i] = min(moved[i], limit)
+        limit = moved[i] - gap
+    return moved
+
+
+def _in_order(names: Sequence[str] | dict[str, Any]) -> list[str]:
+    ends = {"stem": 0, "classifier": 2}
+    return sorted(names, key=lambda name: (ends.get(name.split("/")[0], 1), name))
+
+
+def _colours(rows: Rows) -> dict[str, str]:
+    """The teacher is grey, students take turns."""
+    turns = cycle(_COLOURS)
+    return {row.name: _GREY if row.phase == "teacher" else next(turns) for row in rows}
+
+
+def _figure(width: float, height: float) -> tuple[Figure, Axes]:
+    with matplotlib.rc_context(_STYLE):
+        figure = Figure(figsize=(width, height), layout="constrained")
+        return figure, figure.subplots()
+
+
+def _png(figure: Figure) -> bytes:
+    file = io.BytesIO()
+    with matplotlib.rc_context(_STYLE):
+        # Without the version that drew it, the same rows are the same bytes.
+        figure.savefig(file, format="png", metadata={"Software": None})
+    return file.getvalue()
