@@ -1,12 +1,11 @@
 """The plots of a study, drawn from its records alone.
 
-Each takes the rows of a study and returns a PNG, or None where it would be empty.
 Colours are those of Okabe and Ito and viridis, which colour-blind readers can tell
 apart; labels stand beside what they name.
 """
 
 import io
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from itertools import cycle
 from typing import Any
 
@@ -16,6 +15,7 @@ from matplotlib.axes import Axes
 from matplotlib.colors import LogNorm
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
+from PIL import Image
 
 from alite_jax.analysis.study_rows import RowResult, mean
 
@@ -37,38 +37,30 @@ _STYLE: Any = {
 }
 
 
-def accuracy_by_density(rows: Rows) -> bytes | None:
+def accuracy_by_density(rows: Rows) -> Figure | None:
     """Accuracy against the density of the student; one recipe's densities joined."""
     return _accuracy_by(rows, "density", "density of the student", 1.0)
 
 
-def accuracy_by_macs(rows: Rows) -> bytes | None:
+def accuracy_by_macs(rows: Rows) -> Figure | None:
     """Accuracy against non-zero MACs; one recipe's densities joined."""
     return _accuracy_by(rows, "nonzero_macs", "non-zero MACs an image, millions", 1e-6)
 
 
-def learning_curves(rows: Rows) -> bytes | None:
+def learning_curves(rows: Rows) -> Figure | None:
     """Evaluation accuracy after each epoch, the mean over the seeds."""
     rows = [row for row in rows if row.curves("eval_accuracy")]
     if not rows:
         return None
     figure, axes = _figure(7.5, 4.6)
     by_name = {row.name: row for row in rows}
-    ends, colours = [], _colours(rows)
-    for row in rows:
+    ends = []
+    for row, (colour, line, _) in zip(rows, _looks(rows), strict=True):
         curves = 100 * np.array(row.curves("eval_accuracy"))
         # What starts from another row goes on where that one ends.
         before = by_name[row.start].epochs if row.start in by_name else 0
         epochs = before + np.arange(1, curves.shape[1] + 1)
-        colour = colours[row.name]
-        teacher = row.phase == "teacher"
-        axes.plot(
-            epochs,
-            curves.mean(axis=0),
-            color=colour,
-            linewidth=1.6,
-            linestyle="--" if teacher else "-",
-        )
+        axes.plot(epochs, curves.mean(axis=0), color=colour, linestyle=line)
         if len(curves) > 1:
             low, high = curves.min(axis=0), curves.max(axis=0)
             axes.fill_between(epochs, low, high, color=colour, alpha=0.15, linewidth=0)
@@ -77,26 +69,27 @@ def learning_curves(rows: Rows) -> bytes | None:
     axes.set_ylabel("accuracy, %")
     axes.xaxis.set_major_locator(MaxNLocator(integer=True))
     _label_right(figure, axes, ends)
-    return _png(figure)
+    return figure
 
 
-def layers_over_time(rows: Rows) -> bytes | None:
+def layers_over_time(rows: Rows) -> Figure | None:
     """Density of each layer after each epoch, a panel for each row that prunes."""
     rows = [row for row in rows if row.layers]
     if not rows:
         return None
     columns = min(4, len(rows))
     lines = -(-len(rows) // columns)
-    with matplotlib.rc_context(_STYLE):
-        figure = Figure(figsize=(9, 0.5 + 2.1 * lines), layout="constrained")
-        panels = figure.subplots(lines, columns, sharey=True, squeeze=False)
+    figure = Figure(figsize=(9, 0.5 + 2.1 * lines), layout="constrained")
+    panels = figure.subplots(lines, columns, sharey=True, squeeze=False)
     for panel, row in zip(panels.flat, rows, strict=False):
         shades = matplotlib.colormaps["viridis"](np.linspace(0, 0.95, len(row.layers)))
-        for densities, shade in zip(row.layers.values(), shades, strict=True):
+        for name, shade in zip(_in_order(row.layers), shades, strict=True):
+            densities = row.layers[name]
             epochs = range(1, len(densities) + 1)
             panel.plot(epochs, densities, color=shade, linewidth=0.9)
         panel.set_title(row.name, loc="left", fontsize=9)
         panel.set_yscale("log")
+        panel.yaxis.set_major_formatter("{x:g}")
         panel.xaxis.set_major_locator(MaxNLocator(4, integer=True))
     for panel in panels.flat[len(rows) :]:
         panel.set_visible(False)
@@ -108,15 +101,14 @@ def layers_over_time(rows: Rows) -> bytes | None:
     bar = figure.colorbar(scale, ax=panels, aspect=40, pad=0.01, ticks=[0, 1])
     bar.set_ticklabels(["first\nlayer", "last\nlayer"])
     bar.outline.set_visible(False)
-    return _png(figure)
+    return figure
 
 
-def layers_at_the_end(rows: Rows) -> bytes | None:
+def layers_at_the_end(rows: Rows) -> Figure | None:
     """The fraction that each layer kept at the end, a line for each row that prunes."""
     rows = [row for row in rows if row.layers]
     if not rows:
         return None
-    # Leaves are in the order of their names, which is not that of the network.
     names = _in_order(rows[0].layers)
     rows = [row for row in rows if set(row.layers) == set(names)]
     kept = np.array([[row.layers[name][-1] for name in names] for row in rows])
@@ -133,11 +125,12 @@ def layers_at_the_end(rows: Rows) -> bytes | None:
     axes.spines[:].set_visible(False)
     bar = figure.colorbar(image, ax=axes, pad=0.01)
     bar.set_label("density")
+    bar.ax.yaxis.set_major_formatter("{x:g}")
     bar.outline.set_visible(False)
-    return _png(figure)
+    return figure
 
 
-PLOTS: dict[str, tuple[Callable[[Rows], bytes | None], str]] = {
+_PLOTS: dict[str, tuple[Callable[[Rows], Figure | None], str]] = {
     "accuracy_by_density": (accuracy_by_density, "Accuracy against density"),
     "accuracy_by_macs": (accuracy_by_macs, "Accuracy against non-zero MACs"),
     "learning_curves": (learning_curves, "Learning curves"),
@@ -146,17 +139,34 @@ PLOTS: dict[str, tuple[Callable[[Rows], bytes | None], str]] = {
 }
 
 
-def _accuracy_by(rows: Rows, field: str, label: str, unit: float) -> bytes | None:
+@matplotlib.rc_context(_STYLE)
+def study_plots(rows: Rows) -> dict[str, tuple[str, bytes]]:
+    """Draws every plot for which the rows have something to show.
+
+    Args:
+        rows: of a study, each with at least one record.
+
+    Returns:
+        Caption and PNG by file name; the same rows give the same bytes.
+    """
+    figures = {name: draw(rows) for name, (draw, _) in _PLOTS.items()}
+    return {
+        f"{name}.png": (_PLOTS[name][1], _png(figure))
+        for name, figure in figures.items()
+        if figure is not None
+    }
+
+
+def _accuracy_by(rows: Rows, field: str, label: str, unit: float) -> Figure | None:
     students = [row for row in rows if row.phase == "student"]
     if not students:
         return None
     figure, axes = _figure(7.5, 4.2)
-    colours, ends = _colours(rows), []
-    for row in students:
+    ends = []
+    for row, (colour, _, marker) in zip(students, _looks(students), strict=True):
         x = unit * mean(row.values(field))
         accuracies = [100 * value for value in row.values("accuracy")]
-        colour = colours[row.name]
-        axes.plot(x, mean(accuracies), "o", color=colour, markersize=5, zorder=3)
+        axes.plot(x, mean(accuracies), marker, color=colour, markersize=5, zorder=3)
         axes.plot([x, x], [min(accuracies), max(accuracies)], color=colour, zorder=2)
         ends.append((x, mean(accuracies), row.name, colour))
     for recipe in {row.recipe: None for row in students}:
@@ -180,11 +190,12 @@ def _accuracy_by(rows: Rows, field: str, label: str, unit: float) -> bytes | Non
             )
     axes.set_xscale("log")
     ticks = sorted({float(f"{end[0]:.2g}") for end in ends})
+    axes.minorticks_off()
     axes.set_xticks(_apart(ticks), [f"{tick:g}" for tick in _apart(ticks)])
     axes.set_xlabel(label)
     axes.set_ylabel("accuracy, %")
     _label_right(figure, axes, ends)
-    return _png(figure)
+    return figure
 
 
 def _apart(ticks: Sequence[float]) -> list[float]:
@@ -236,26 +247,47 @@ def spread(
     return moved
 
 
-def _in_order(names: Sequence[str] | dict[str, Any]) -> list[str]:
-    ends = {"stem": 0, "classifier": 2}
-    return sorted(names, key=lambda name: (ends.get(name.split("/")[0], 1), name))
+def _in_order(names: Iterable[str]) -> list[str]:
+    """Layers as they run, while leaves come in the order of their names."""
+    places = ("stem", "stage", "classifier")
+    parts = ("reduce", "spatial", "expand", "shortcut")
+
+    def position(name: str) -> tuple[Any, ...]:
+        place, _, part = name.partition("/")
+        where = [place.startswith(begin) for begin in places]
+        what = [part.startswith(begin) for begin in parts]
+        # What is not known here comes last, by its name.
+        return (
+            [not found for found in where],
+            place,
+            [not found for found in what],
+            name,
+        )
+
+    return sorted(names, key=position)
 
 
-def _colours(rows: Rows) -> dict[str, str]:
-    """The teacher is grey, students take turns."""
-    turns = cycle(_COLOURS)
-    return {row.name: _GREY if row.phase == "teacher" else next(turns) for row in rows}
+def _looks(rows: Rows) -> list[tuple[str, str, str]]:
+    """Colour, line style and marker of each row; the teacher's are its own."""
+    turns = iter(
+        (colour, line, marker)
+        for line, marker in cycle((("-", "o"), (":", "s"), ("-.", "^")))
+        for colour in _COLOURS
+    )
+    return [
+        (_GREY, "--", "o") if row.phase == "teacher" else next(turns) for row in rows
+    ]
 
 
 def _figure(width: float, height: float) -> tuple[Figure, Axes]:
-    with matplotlib.rc_context(_STYLE):
-        figure = Figure(figsize=(width, height), layout="constrained")
-        return figure, figure.subplots()
+    figure = Figure(figsize=(width, height), layout="constrained")
+    return figure, figure.subplots()
 
 
 def _png(figure: Figure) -> bytes:
-    file = io.BytesIO()
-    with matplotlib.rc_context(_STYLE):
-        # Without the version that drew it, the same rows are the same bytes.
-        figure.savefig(file, format="png", metadata={"Software": None})
-    return file.getvalue()
+    drawn, small = io.BytesIO(), io.BytesIO()
+    figure.savefig(drawn, format="png")
+    # A palette makes it a third as large, and hardly anything is lost.
+    image = Image.open(drawn).convert("RGB").quantize(method=Image.Quantize.MAXCOVERAGE)
+    image.save(small, format="png", optimize=True)
+    return small.getvalue()

@@ -6,6 +6,8 @@ from collections.abc import Collection
 from pathlib import Path
 from typing import Any
 
+import jax
+
 from alite_jax.analysis.study_page import study_page
 from alite_jax.analysis.study_rows import RowResult
 from alite_jax.errors import ConfigError, TrainingError, nearest
@@ -68,10 +70,15 @@ def run_study(
         except TrainingError as error:
             failures[run.row, run.seed] = str(error)
             continue
+        finally:
+            # No other run has use for its programs, which take 200 MB and more.
+            jax.clear_caches()
         record = make_record(run)
-        write_record(record_file(target, run), record)
-        records[run.row, run.seed] = record
-        publish(study, records, target)
+        if record != records.get((run.row, run.seed)):
+            write_record(record_file(target, run), record)
+            records[run.row, run.seed] = record
+            publish(study, records, target)
+    publish(study, records, target)
     if failures:
         raise TrainingError(
             f"{len(failures)} of {len(chosen)} runs failed: "
@@ -88,15 +95,14 @@ def publish(study: Study, records: Records, folder: Path) -> None:
         records: by row and seed, as `make_record` returns them.
         folder: of the page.
     """
-    from alite_jax.analysis.study_plots import PLOTS
+    # Here, since drawing takes a second to load and the first run comes much later.
+    from alite_jax.analysis.study_plots import study_plots
 
     rows = _results(study, records)
     figures = []
-    for name, (draw, caption) in PLOTS.items():
-        image = draw(rows)
-        if image is not None:
-            write_whole(folder / f"{name}.png", image)
-            figures.append((f"{name}.png", caption))
+    for name, (caption, image) in study_plots(rows).items():
+        write_whole(folder / name, image)
+        figures.append((name, caption))
     waiting = [name for name in study.rows if name not in {row.name for row in rows}]
     page = study_page(
         study.title, study.description, study.command, rows, figures, waiting

@@ -1,5 +1,6 @@
 """Teacher and student as a configuration describes them."""
 
+from contextlib import closing
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -57,7 +58,10 @@ def create_networks(config: Any, data: Data, folder: Path) -> tuple[Network, Net
         **_model(config.student, config.compute.dtype, data, window),
     )
     if student.init_workdir:
-        pupil = replace(pupil, start=_start(pupil, config))
+        with closing(pupil.checkpoints(keep=1)) as checkpoints:
+            begun = checkpoints.latest_step() is not None
+        # Once it has a checkpoint of its own, the other run may go.
+        pupil = pupil if begun else replace(pupil, start=_start(pupil, config))
     return (
         Network(
             phase="teacher",

@@ -3,7 +3,7 @@
     python launch.py --config=configs/cifar10_cpu.py --job=prepare
     python launch.py --job=study --study=configs/studies/cifar10_cpu.py
 
-Cost: a day or so on 2 CPU cores for 17 runs, in any number of sittings and, with
+Cost: about 14 hours on 2 CPU cores for 17 runs, in any number of sittings and, with
 --rows, on several machines.
 Expected: not measured yet.
 """
