@@ -110,7 +110,7 @@ def _spread(values: Sequence[float], form: str, unit: str = "") -> str:
 
 
 def _millions(number: float) -> str:
-    return f"{number / 1e6:,.3g} M" if number >= 1e5 else f"{number:,.0f}"
+    return f"{number / 1e6:,.3g} M" if number >= 1e4 else f"{number:,.0f}"
 
 
 def _table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:

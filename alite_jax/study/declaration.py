@@ -5,6 +5,7 @@ A study file lies in `configs/studies/` and defines `get_study()`, which returns
 """
 
 import re
+import shlex
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -120,7 +121,7 @@ def get_study(name_or_path: str, overrides: Sequence[str] = ()) -> Study:
     # The command goes into files that are published: no folders of this machine.
     shown = path.name if Path(name_or_path).is_absolute() else name_or_path
     words = ["python launch.py --job=study", f"--study={shown}"]
-    words += [f"--config.{text}" for text in overrides]
+    words += [shlex.quote(f"--config.{text}") for text in overrides]
     return replace(
         study,
         overrides=(*_parts(study.overrides), *overrides),
