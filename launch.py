@@ -52,10 +52,26 @@ def prepare(config: ConfigDict, workdir: str) -> None:
     print(f"{config.data.name} is ready in {prepare_data(config.data)}")
 
 
-JOBS: dict[str, Callable[[ConfigDict, str], None]] = {
+def study(overrides: list[str], workdir: str) -> None:
+    """Train the runs of --study, with tables and plots of what they found."""
+    from alite_jax.study.declaration import get_study
+
+    if FLAGS.study is None or FLAGS.config is not None:
+        raise ConfigError(
+            "--job=study needs --study=configs/studies/NAME.py, which names the config,"
+            " and no --config"
+        )
+    declared = get_study(FLAGS.study, overrides)
+    keep_compiled_programs()
+    alite_jax.run_study(declared, workdir, FLAGS.results, rows=FLAGS.rows)
+
+
+# What they take: the configuration, for `study` the overrides, and the workdir.
+JOBS: dict[str, Callable[..., None]] = {
     "train": train,
     "evaluate": evaluate,
     "prepare": prepare,
+    "study": study,
 }
 
 flags.DEFINE_string(
@@ -69,7 +85,12 @@ flags.DEFINE_string(
     "workdir",
     None,
     "Folder of the run. Left out: runs/NAME of the config, with its arguments if any, "
-    "such as runs/digits or runs/cifar10_smoke.",
+    "such as runs/digits or runs/cifar10_smoke; runs/studies/NAME of a study.",
+)
+flags.DEFINE_string("study", None, "Study: a name or file in configs/studies.")
+flags.DEFINE_list("rows", [], "Rows of the study to train now. Left out: all.")
+flags.DEFINE_string(
+    "results", None, "Folder of a study's results. Left out: results/NAME."
 )
 flags.DEFINE_string(
     "job",
@@ -87,6 +108,7 @@ examples:
   python launch.py --config=configs/cifar10.py:density=0.05,epochs=30 \\
       --config.data.data_dir=tensorflow_datasets --config.student.border=mask
   python launch.py --config=configs/cifar10.py --job=prepare
+  python launch.py --job=study --study=configs/studies/digits.py --rows=static,rigl
 
 --helpfull lists the flags of the libraries too."""
 
@@ -150,7 +172,8 @@ def _parse_flags(argv: list[str]) -> None:
         extra = FLAGS(argv)[1:]
     except flags.UnrecognizedFlagError as error:
         fields = [f"config.{name}" for name in flatten(default_config())]
-        valid = fields if "." in error.flagname else ["config", "workdir", "job"]
+        own = [flag.name for flag in FLAGS.get_key_flags_for_module(__name__)]
+        valid = fields if "." in error.flagname else own
         raise ConfigError(
             f"unknown flag --{error.flagname}; {nearest(error.flagname, valid)}"
         ) from error
@@ -162,6 +185,9 @@ def _parse_flags(argv: list[str]) -> None:
         )
     if FLAGS.job not in JOBS:
         raise ConfigError(f"unknown job {FLAGS.job!r}; {nearest(FLAGS.job, JOBS)}")
+    for name in ("study", "rows", "results"):
+        if FLAGS[name].present and FLAGS.job != "study":
+            raise ConfigError(f"--{name} is for --job=study, found --job={FLAGS.job}")
 
 
 def main(overrides: list[str]) -> int:
@@ -176,8 +202,13 @@ def main(overrides: list[str]) -> int:
     # absl's runner turns on INFO, which TFDS, JAX and Orbax use for their own news.
     logging.set_verbosity(logging.WARNING)
     workdir = FLAGS.workdir or default_workdir(FLAGS.config or "digits")
+    if FLAGS.study and not FLAGS.workdir:
+        workdir = f"runs/studies/{Path(FLAGS.study).stem}"
     try:
-        JOBS[FLAGS.job](load_config(FLAGS.config, workdir, overrides), workdir)
+        if FLAGS.job == "study":
+            study(overrides, workdir)
+        else:
+            JOBS[FLAGS.job](load_config(FLAGS.config, workdir, overrides), workdir)
     except AliteError as error:
         return _report(error)
     except KeyboardInterrupt:

@@ -5,23 +5,31 @@ import alite_jax
 config = alite_jax.get_config("digits", {"student.density": 0.05})
 summary = alite_jax.train(config, "runs/digits")
 
-`train` and `evaluate` are loaded on first use.
+`train`, `evaluate`, `run_study` and `get_study` are loaded on first use.
 """
 
+import importlib
 from typing import TYPE_CHECKING, Any
 
 from alite_jax.config import get_config, override
 
 if TYPE_CHECKING:
+    from alite_jax.study.declaration import get_study
+    from alite_jax.study.run import run_study
     from alite_jax.training.loop import evaluate, train
 
-__all__ = ["evaluate", "get_config", "override", "train"]
+__all__ = ["evaluate", "get_config", "get_study", "override", "run_study", "train"]
+
+_MODULES = {
+    "evaluate": "alite_jax.training.loop",
+    "train": "alite_jax.training.loop",
+    "get_study": "alite_jax.study.declaration",
+    "run_study": "alite_jax.study.run",
+}
 
 
 def __getattr__(name: str) -> Any:
     # A command line with a mistake in it should not wait for JAX.
-    if name in ("evaluate", "train"):
-        from alite_jax.training import loop
-
-        return getattr(loop, name)
+    if name in _MODULES:
+        return getattr(importlib.import_module(_MODULES[name]), name)
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -65,6 +65,10 @@ def get_config() -> ConfigDict:
     # Window positions outside the image: 'zero' gives them zero keys and values (they
     # take part in the softmax), 'mask' leaves them out.
     student.border = "zero"
+    # Folder of a finished run from whose student's weights and BatchNorm statistics
+    # this one starts; '' draws them. Masks are made anew: they keep the largest weights
+    # of each layer where pruning.method would draw them.
+    student.init_workdir = ""
     # Fraction of the prunable weights that is kept, in (0, 1]; 1 trains it dense.
     student.density = 0.1
     student.epochs = 200

@@ -496,4 +496,4 @@ def test_the_installation_contains_every_package():
     folders = {path.parent for path in (ROOT / "alite_jax").rglob("*.py")}
     packages = {".".join(folder.relative_to(ROOT).parts) for folder in folders}
     listed = set(project["tool"]["setuptools"]["packages"])
-    assert listed == packages | {"alite_jax.configs"}
+    assert listed == packages | {"alite_jax.configs", "alite_jax.configs.studies"}

@@ -126,9 +126,15 @@ def test_a_damaged_config_of_a_run(calls, tmp_path, capsys):
     ("arguments", "message"),
     [
         (["--job=trian"], "unknown job 'trian'; did you mean 'train'?"),
-        (["--job=x"], "unknown job 'x'; valid names: evaluate, prepare, train"),
+        (["--job=x"], "unknown job 'x'; valid names: evaluate, prepare, study, train"),
         (["--wrkdir=x"], "unknown flag --wrkdir; did you mean 'workdir'?"),
-        (["--zzz"], "unknown flag --zzz; valid names: config, job, workdir"),
+        (
+            ["--zzz"],
+            "unknown flag --zzz; valid names: config, job, results, rows, study, work",
+        ),
+        (["--rows=joint"], "--rows is for --job=study, found --job=train"),
+        (["--job=study"], "--job=study needs --study=configs/studies/NAME.py"),
+        (["--job=study", "--study=digts"], "unknown study 'digts'; did you mean 'dig"),
         (
             ["--student.density=1"],
             "unknown flag --student.density; did you mean 'config.student.density'",

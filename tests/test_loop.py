@@ -61,7 +61,8 @@ def records(folder: Path) -> list[dict[str, Any]]:
 
 def result(summary: dict[str, Any]) -> dict[str, Any]:
     """What must not depend on how often a run was interrupted."""
-    return {k: v for k, v in summary.items() if k not in ("seconds", "config")}
+    others = ("seconds", "environment", "config")
+    return {name: part for name, part in summary.items() if name not in others}
 
 
 def snapshot(folder: Path) -> dict[Path, tuple[int, bytes]]:
@@ -113,7 +114,7 @@ def test_the_summary_has_the_agreed_fields(finished: Any) -> None:
     summary = finished[1]
     assert set(summary) == {
         *("dataset", "seed", "teacher", "student", "ratios", "accuracy_drop"),
-        *("seconds", "config"),
+        *("seconds", "environment", "config"),
     }
     for network in ("teacher", "student"):
         assert set(summary[network]) == {
@@ -125,6 +126,7 @@ def test_the_summary_has_the_agreed_fields(finished: Any) -> None:
         *("teacher_training", "student_training", "this_process")
     }
     assert all(seconds > 0 for seconds in summary["seconds"].values())
+    assert set(summary["environment"]) == {"jax", "device"}
     assert (summary["dataset"], summary["seed"]) == ("digits", 0)
     assert summary["config"] == tiny_config({"logging.tensorboard": True}).to_dict()
 

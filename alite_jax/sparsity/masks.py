@@ -7,7 +7,7 @@ nothing is None. Which leaves are prunable follows from their path by `RULES`.
 
 import math
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import jax
@@ -70,15 +70,50 @@ def init_masks(
     Raises:
         ConfigError: for a density outside (0, 1] or an unknown distribution.
     """
+
+    def at_random(layout: Layout, weights: list[jax.Array]) -> jax.Array:
+        return jax.random.uniform(key, layout.shape)
+
+    return _highest(at_random, params, density, distribution)
+
+
+def magnitude_masks(
+    params: Params, density: float, distribution: str = "uniform"
+) -> Masks:
+    """As `init_masks`, but the largest weights of each layer are kept.
+
+    Args:
+        params: parameters, trained ones as a rule.
+        density: see `init_masks`.
+        distribution: see `init_masks`.
+
+    Raises:
+        ConfigError: see `init_masks`.
+    """
+
+    def by_magnitude(layout: Layout, weights: list[jax.Array]) -> jax.Array:
+        return jnp.abs(layout.pack(weights))
+
+    return _highest(by_magnitude, params, density, distribution)
+
+
+def _highest(
+    score: Callable[[Layout, list[jax.Array]], jax.Array],
+    params: Params,
+    density: float,
+    distribution: str,
+) -> Masks:
+    """Masks of the weights with the highest scores; those come as a matrix."""
     named = named_leaves(params)
     prunable = [is_prunable(path) for path, _ in named]
-    shapes = [
-        leaf.shape for (_, leaf), chosen in zip(named, prunable, strict=True) if chosen
+    weights = [
+        leaf for (_, leaf), chosen in zip(named, prunable, strict=True) if chosen
     ]
+    shapes = [leaf.shape for leaf in weights]
     counts = layer_counts(shapes, density, distribution)
     layout = Layout(tuple(math.prod(shape) for shape in shapes))
     real = layout.pack([jnp.ones(size, bool) for size in layout.sizes])
-    scores = jnp.where(real, jax.random.uniform(key, layout.shape), -jnp.inf)
+    scores = jnp.where(real, score(layout, weights), -jnp.inf)
     drawn = iter(layout.unpack(layout.top(scores, jnp.array(counts))))
     leaves = [
         next(drawn).reshape(leaf.shape) if chosen else jnp.ones((), bool)
@@ -124,3 +159,12 @@ def density(masks: Masks) -> float:
     if not prunable:
         return 1.0
     return sum(int(m.sum()) for m in prunable) / sum(m.size for m in prunable)
+
+
+def layer_densities(masks: Masks) -> dict[str, float]:
+    """The kept fraction of each prunable layer, by its path without `/kernel`."""
+    return {
+        path.removesuffix("/kernel"): int(mask.sum()) / mask.size
+        for path, mask in named_leaves(masks)
+        if mask.ndim > 0
+    }

@@ -14,7 +14,7 @@ import optax
 
 from alite_jax.data.pipeline import TrainBatches
 from alite_jax.sparsity.masks import density as density_of
-from alite_jax.sparsity.masks import prunes
+from alite_jax.sparsity.masks import layer_densities, prunes
 from alite_jax.training import parallel
 from alite_jax.training.accumulation import check_accumulation
 from alite_jax.training.checkpoints import Checkpoints
@@ -48,6 +48,8 @@ class Network:
         make_masks: from a key and the parameters to the masks.
         identity: what a checkpoint of it must have been made with.
         folder: where its checkpoints are.
+        start: a trained network of the same model, from whose weights and BatchNorm
+            statistics this one starts; None draws them.
     """
 
     phase: str
@@ -57,6 +59,7 @@ class Network:
     make_masks: Callable[[jax.Array, Any], Any]
     identity: dict[str, Any]
     folder: Path
+    start: "Network | None" = None
 
     def keys(self, seed: int) -> tuple[jax.Array, jax.Array, jax.Array]:
         """PRNG keys for the start, the steps and the rewirings."""
@@ -139,7 +142,8 @@ def fit(
 
     checkpoints = network.checkpoints(config.checkpoint.keep)
     if checkpoints.latest_step() is None:
-        state, seconds = parallel.run_once(create), 0.0
+        start = [network.start.restore(data.image_shape)] if network.start else []
+        state, seconds = parallel.run_once(create, *start), 0.0
     else:
         state, extra = checkpoints.restore(jax.eval_shape(create))
         seconds = extra["seconds"]
@@ -225,5 +229,9 @@ def fit(
             if saves:
                 host_state = parallel.to_host(state)
                 seconds = time.monotonic() - started
+                if ends_epoch and prunes(host_state.masks):
+                    kept = layer_densities(host_state.masks)
+                    kept = {f"density/{layer}": kept[layer] for layer in kept}
+                    writer.write(step, kept, prefix=network.phase)
                 checkpoints.save(step, host_state, extra={"seconds": seconds})
     return host_state.variables, seconds

@@ -5,6 +5,7 @@ shard_map. A single device takes the same road, since BatchNorm and the steps na
 axis. Moving to `jax.shard_map` is a change of this file.
 """
 
+import os
 from collections.abc import Callable
 from typing import Any
 
@@ -14,6 +15,9 @@ from flax import jax_utils
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from alite_jax.training.step import AXIS
+
+# Elsewhere nobody says which of the cores a process may use.
+_ON_LINUX = hasattr(os, "sched_getaffinity")
 
 
 def device_count() -> int:
@@ -65,19 +69,27 @@ def to_host(tree: Any) -> Any:
     return jax.device_get(jax_utils.unreplicate(tree))
 
 
+def describe_devices() -> str:
+    """What computes here, in words: `"2 CPU cores"` or `"4 x NVIDIA H100"`."""
+    if jax.default_backend() == "cpu":
+        cores = len(os.sched_getaffinity(0)) if _ON_LINUX else os.cpu_count() or 1
+        return f"{cores} CPU core{'s' * (cores > 1)}"
+    return f"{device_count()} x {jax.local_devices()[0].device_kind}"
+
+
 def memory_stats() -> list[dict[str, Any] | None]:
     """What each device says of its memory; CPUs say nothing."""
     return [device.memory_stats() for device in jax.local_devices()]
 
 
-def run_once(function: Callable[[], Any]) -> Any:
+def run_once(function: Callable[..., Any], *arguments: Any) -> Any:
     """Runs a jitted function on one device, compiled for a single call.
 
     On CPU, optimising the code of a network's start takes longer than running it.
     """
     on_cpu = jax.default_backend() == "cpu"
     options = {"xla_backend_optimization_level": 0} if on_cpu else None
-    return jax.jit(function, compiler_options=options)()
+    return jax.jit(function, compiler_options=options)(*arguments)
 
 
 def _sharding() -> NamedSharding:

@@ -54,6 +54,7 @@ def create_state(
     optimizer: optax.GradientTransformation,
     image_shape: tuple[int, int, int],
     make_masks: Callable[[jax.Array, Any], Any],
+    start: Variables | None = None,
 ) -> TrainState:
     """Draws a network and its masks.
 
@@ -63,10 +64,11 @@ def create_state(
         optimizer: the optax chain.
         image_shape: (height, width, channels).
         make_masks: from a key and the parameters to the masks.
+        start: `params` and `batch_stats` to begin with instead of drawn ones.
     """
     params_key, masks_key = jax.random.split(key)
     images = jnp.zeros((1, *image_shape), jnp.float32)
-    variables = model.init(params_key, images, train=False)
+    variables = start or model.init(params_key, images, train=False)
     masks = make_masks(masks_key, variables["params"])
     params = apply_masks(masks, variables["params"])
     return TrainState(

@@ -1,0 +1,120 @@
+"""The page of a study: its table, its plots, and the command behind every row."""
+
+from collections.abc import Sequence
+
+from alite_jax.analysis.study_rows import RowResult, mean
+
+_HEAD = (
+    *("row", "seeds", "epochs", "accuracy", "points below its teacher"),
+    *("non-zero parameters", "teacher / row", "MACs", "non-zero MACs", "seconds"),
+)
+_EXPLANATION = """\
+Several seeds are given as their mean and, in brackets, the lowest and the highest.
+`teacher / row` compares non-zero parameters. Seconds are those of the training, without
+evaluations; a sum starts with what the row starts from. A student's do not contain its
+teacher's."""
+
+
+def study_page(
+    title: str,
+    description: str,
+    command: str,
+    rows: Sequence[RowResult],
+    figures: Sequence[tuple[str, str]] = (),
+    waiting: Sequence[str] = (),
+) -> str:
+    """Returns the text of a study's `README.md`.
+
+    Args:
+        title: its heading.
+        description: what was compared.
+        command: the command line of the whole study, "" if there is none.
+        rows: in their order, each with at least one record.
+        figures: file names of the plots and their captions.
+        waiting: names of the rows that have no result yet.
+
+    Returns:
+        Markdown, with a line break at its end.
+    """
+    parts = [f"# {title}", description, study_table(rows), _EXPLANATION]
+    if waiting:
+        parts.append(f"Not run yet: {', '.join(waiting)}.")
+    parts.append(_provenance(rows))
+    parts += [f"{caption}\n\n![{caption}]({name})" for name, caption in figures]
+    parts += ["## What each row answers, and how to run it", _questions(rows, command)]
+    return "\n\n".join(parts) + "\n"
+
+
+def study_table(rows: Sequence[RowResult]) -> str:
+    """Returns the figures of all rows as a Markdown table."""
+    by_name = {row.name: row for row in rows}
+    return _table(_HEAD, [_cells(row, by_name.get(row.start)) for row in rows])
+
+
+def _cells(row: RowResult, start: RowResult | None) -> list[str]:
+    ratios = [
+        record["summary"]["ratios"]["parameters"]
+        for record in row.records
+        if row.phase == "student"
+    ]
+    epochs, seconds = f"{row.epochs}", f"{mean(row.seconds):,.0f}"
+    if row.start:
+        # Without a result of the other row, only this one's part is known.
+        before = ("?", "?")
+        if start is not None:
+            before = (f"{start.epochs}", f"{mean(start.seconds):,.0f}")
+        epochs, seconds = f"{before[0]} + {epochs}", f"{before[1]} + {seconds}"
+    return [
+        row.name,
+        ", ".join(map(str, row.seeds)),
+        epochs,
+        _spread([100 * value for value in row.values("accuracy")], "{:.2f}", " %"),
+        _spread(row.drops, "{:.2f}") if row.drops else "",
+        f"{mean(row.values('nonzero_parameters')):,.0f}",
+        f"{mean(ratios):.1f}x" if ratios else "",
+        _millions(mean(row.values("macs"))),
+        _millions(mean(row.values("nonzero_macs"))),
+        seconds,
+    ]
+
+
+def _questions(rows: Sequence[RowResult], command: str) -> str:
+    lines = [
+        [row.name, row.question, f"`{command} --rows={row.name}`" if command else ""]
+        for row in rows
+    ]
+    return _table(("row", "what it answers", "command"), lines)
+
+
+def _provenance(rows: Sequence[RowResult]) -> str:
+    records = [record for row in rows for record in row.records]
+    dates = sorted({record["date"] for record in records})
+    environments = sorted(
+        {
+            f"jax {found['jax']} on {found['device']}"
+            for record in records
+            for found in [record["summary"]["environment"]]
+        }
+    )
+    period = dates[0] if len(dates) == 1 else f"{dates[0]} to {dates[-1]}"
+    runs = f"{len(records)} run{'s' * (len(records) > 1)}"
+    return f"{runs}, {period}, {'; '.join(environments)}."
+
+
+def _spread(values: Sequence[float], form: str, unit: str = "") -> str:
+    text = form.format(mean(values)) + unit
+    if len(values) == 1:
+        return text
+    lowest, highest = form.format(min(values)), form.format(max(values))
+    return f"{text} ({lowest} to {highest}, n = {len(values)})"
+
+
+def _millions(number: float) -> str:
+    return f"{number / 1e6:,.3g} M" if number >= 1e4 else f"{number:,.0f}"
+
+
+def _table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    lines = [head, ["---"] * len(head), *rows]
+    return "\n".join(
+        f"| {' | '.join(cells)} |".replace("|  |", "| |") for cells in lines
+    )

@@ -1,0 +1,293 @@
+"""The plots of a study, drawn from its records alone.
+
+Colours are those of Okabe and Ito and viridis, which colour-blind readers can tell
+apart; labels stand beside what they name.
+"""
+
+import io
+from collections.abc import Callable, Iterable, Sequence
+from itertools import cycle
+from typing import Any
+
+import matplotlib
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.colors import LogNorm
+from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
+from PIL import Image
+
+from alite_jax.analysis.study_rows import RowResult, mean
+
+Rows = Sequence[RowResult]
+
+_COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
+_GREY = "#777777"
+_STYLE: Any = {
+    "font.size": 9,
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "axes.edgecolor": _GREY,
+    "axes.labelcolor": "#333333",
+    "xtick.color": _GREY,
+    "ytick.color": _GREY,
+    "xtick.minor.size": 0,
+    "figure.facecolor": "white",
+    "savefig.dpi": 130,
+}
+
+
+def accuracy_by_density(rows: Rows) -> Figure | None:
+    """Accuracy against the density of the student; one recipe's densities joined."""
+    return _accuracy_by(rows, "density", "density of the student", 1.0)
+
+
+def accuracy_by_macs(rows: Rows) -> Figure | None:
+    """Accuracy against non-zero MACs; one recipe's densities joined."""
+    return _accuracy_by(rows, "nonzero_macs", "non-zero MACs an image, millions", 1e-6)
+
+
+def learning_curves(rows: Rows) -> Figure | None:
+    """Evaluation accuracy after each epoch, the mean over the seeds."""
+    rows = [row for row in rows if row.curves("eval_accuracy")]
+    if not rows:
+        return None
+    figure, axes = _figure(7.5, 4.6)
+    by_name = {row.name: row for row in rows}
+    ends = []
+    for row, (colour, line, _) in zip(rows, _looks(rows), strict=True):
+        curves = 100 * np.array(row.curves("eval_accuracy"))
+        # What starts from another row goes on where that one ends.
+        before = by_name[row.start].epochs if row.start in by_name else 0
+        epochs = before + np.arange(1, curves.shape[1] + 1)
+        axes.plot(epochs, curves.mean(axis=0), color=colour, linestyle=line)
+        if len(curves) > 1:
+            low, high = curves.min(axis=0), curves.max(axis=0)
+            axes.fill_between(epochs, low, high, color=colour, alpha=0.15, linewidth=0)
+        ends.append((epochs[-1], curves.mean(axis=0)[-1], row.name, colour))
+    axes.set_xlabel("epoch")
+    axes.set_ylabel("accuracy, %")
+    axes.xaxis.set_major_locator(MaxNLocator(integer=True))
+    _label_right(figure, axes, ends)
+    return figure
+
+
+def layers_over_time(rows: Rows) -> Figure | None:
+    """Density of each layer after each epoch, a panel for each row that prunes."""
+    rows = [row for row in rows if row.layers]
+    if not rows:
+        return None
+    columns = min(4, len(rows))
+    lines = -(-len(rows) // columns)
+    figure = Figure(figsize=(9, 0.5 + 2.1 * lines), layout="constrained")
+    panels = figure.subplots(lines, columns, sharey=True, squeeze=False)
+    for panel, row in zip(panels.flat, rows, strict=False):
+        shades = matplotlib.colormaps["viridis"](np.linspace(0, 0.95, len(row.layers)))
+        for name, shade in zip(_in_order(row.layers), shades, strict=True):
+            densities = row.layers[name]
+            epochs = range(1, len(densities) + 1)
+            panel.plot(epochs, densities, color=shade, linewidth=0.9)
+        panel.set_title(row.name, loc="left", fontsize=9)
+        panel.set_yscale("log")
+        panel.yaxis.set_major_formatter("{x:g}")
+        panel.xaxis.set_major_locator(MaxNLocator(4, integer=True))
+    for panel in panels.flat[len(rows) :]:
+        panel.set_visible(False)
+    for panel in panels[:, 0]:
+        panel.set_ylabel("density")
+    for panel in panels.flat[max(0, len(rows) - columns) : len(rows)]:
+        panel.set_xlabel("epoch")
+    scale = matplotlib.cm.ScalarMappable(cmap="viridis")
+    bar = figure.colorbar(scale, ax=panels, aspect=40, pad=0.01, ticks=[0, 1])
+    bar.set_ticklabels(["first\nlayer", "last\nlayer"])
+    bar.outline.set_visible(False)
+    return figure
+
+
+def layers_at_the_end(rows: Rows) -> Figure | None:
+    """The fraction that each layer kept at the end, a line for each row that prunes."""
+    rows = [row for row in rows if row.layers]
+    if not rows:
+        return None
+    names = _in_order(rows[0].layers)
+    rows = [row for row in rows if set(row.layers) == set(names)]
+    kept = np.array([[row.layers[name][-1] for name in names] for row in rows])
+    figure, axes = _figure(9.5, 2.4 + 0.24 * len(rows))
+    # An empty layer has the colour of the smallest density.
+    least = max(kept.min(), 1e-3)
+    norm = LogNorm(vmin=least, vmax=1)
+    image = axes.imshow(
+        np.maximum(kept, least), norm=norm, cmap="viridis", aspect="auto"
+    )
+    axes.set_xticks(range(len(names)), names, rotation=90, fontsize=6.5)
+    axes.set_yticks(range(len(rows)), [row.name for row in rows])
+    axes.tick_params(length=0)
+    axes.spines[:].set_visible(False)
+    bar = figure.colorbar(image, ax=axes, pad=0.01)
+    bar.set_label("density")
+    bar.ax.yaxis.set_major_formatter("{x:g}")
+    bar.outline.set_visible(False)
+    return figure
+
+
+_PLOTS: dict[str, tuple[Callable[[Rows], Figure | None], str]] = {
+    "accuracy_by_density": (accuracy_by_density, "Accuracy against density"),
+    "accuracy_by_macs": (accuracy_by_macs, "Accuracy against non-zero MACs"),
+    "learning_curves": (learning_curves, "Learning curves"),
+    "layers_over_time": (layers_over_time, "Density of each layer during training"),
+    "layers_at_the_end": (layers_at_the_end, "What each layer kept"),
+}
+
+
+@matplotlib.rc_context(_STYLE)
+def study_plots(rows: Rows) -> dict[str, tuple[str, bytes]]:
+    """Draws every plot for which the rows have something to show.
+
+    Args:
+        rows: of a study, each with at least one record.
+
+    Returns:
+        Caption and PNG by file name; the same rows give the same bytes.
+    """
+    figures = {name: draw(rows) for name, (draw, _) in _PLOTS.items()}
+    return {
+        f"{name}.png": (_PLOTS[name][1], _png(figure))
+        for name, figure in figures.items()
+        if figure is not None
+    }
+
+
+def _accuracy_by(rows: Rows, field: str, label: str, unit: float) -> Figure | None:
+    students = [row for row in rows if row.phase == "student"]
+    if not students:
+        return None
+    figure, axes = _figure(7.5, 4.2)
+    ends = []
+    for row, (colour, _, marker) in zip(students, _looks(students), strict=True):
+        x = unit * mean(row.values(field))
+        accuracies = [100 * value for value in row.values("accuracy")]
+        axes.plot(x, mean(accuracies), marker, color=colour, markersize=5, zorder=3)
+        axes.plot([x, x], [min(accuracies), max(accuracies)], color=colour, zorder=2)
+        ends.append((x, mean(accuracies), row.name, colour))
+    for recipe in {row.recipe: None for row in students}:
+        alike = sorted(
+            (unit * mean(row.values(field)), 100 * mean(row.values("accuracy")))
+            for row in students
+            if row.recipe == recipe
+        )
+        axes.plot(*zip(*alike, strict=True), color=_GREY, linewidth=0.8, zorder=1)
+    for row in rows:
+        if row.phase == "teacher":
+            level = 100 * mean(row.values("accuracy"))
+            axes.axhline(level, color=_GREY, linestyle="--", linewidth=1)
+            axes.annotate(
+                row.name,
+                (0, level),
+                xycoords=axes.get_yaxis_transform(),
+                xytext=(2, 3),
+                textcoords="offset points",
+                color=_GREY,
+            )
+    axes.set_xscale("log")
+    ticks = sorted({float(f"{end[0]:.2g}") for end in ends})
+    axes.minorticks_off()
+    axes.set_xticks(_apart(ticks), [f"{tick:g}" for tick in _apart(ticks)])
+    axes.set_xlabel(label)
+    axes.set_ylabel("accuracy, %")
+    _label_right(figure, axes, ends)
+    return figure
+
+
+def _apart(ticks: Sequence[float]) -> list[float]:
+    """The ticks of a logarithmic axis that leave one another room."""
+    kept: list[float] = []
+    for tick in ticks:
+        if not kept or tick > 1.15 * kept[-1]:
+            kept.append(tick)
+    return kept
+
+
+def _label_right(figure: Figure, axes: Axes, ends: Sequence[Any]) -> None:
+    """Names points in a column on the right, each joined to its point by a hair."""
+    low, high = axes.get_ylim()
+    gap = (high - low) * 11 / (72 * figure.get_figheight() * 0.8)
+    order = sorted(range(len(ends)), key=lambda i: ends[i][1])
+    heights = spread([ends[i][1] for i in order], gap, low, high)
+    for i, height in zip(order, heights, strict=True):
+        x, y, name, colour = ends[i]
+        axes.annotate(
+            name,
+            (x, y),
+            xytext=(1.03, height),
+            textcoords=axes.get_yaxis_transform(),
+            color=colour,
+            va="center",
+            arrowprops={"arrowstyle": "-", "color": colour, "lw": 0.5, "alpha": 0.5},
+        )
+
+
+def spread(
+    positions: Sequence[float], gap: float, low: float, high: float
+) -> list[float]:
+    """Moves ascending positions apart, as little as a pass up and a pass down do.
+
+    Args:
+        positions: in ascending order.
+        gap: the least distance between two of them.
+        low: the least position.
+        high: the greatest, unless there is no room for all.
+    """
+    moved: list[float] = []
+    for position in positions:
+        moved.append(max(position, moved[-1] + gap if moved else low))
+    limit = high
+    for i in reversed(range(len(moved))):
+        moved[i] = min(moved[i], limit)
+        limit = moved[i] - gap
+    return moved
+
+
+def _in_order(names: Iterable[str]) -> list[str]:
+    """Layers as they run, while leaves come in the order of their names."""
+    places = ("stem", "stage", "classifier")
+    parts = ("reduce", "spatial", "expand", "shortcut")
+
+    def position(name: str) -> tuple[Any, ...]:
+        place, _, part = name.partition("/")
+        where = [place.startswith(begin) for begin in places]
+        what = [part.startswith(begin) for begin in parts]
+        # What is not known here comes last, by its name.
+        return (
+            [not found for found in where],
+            place,
+            [not found for found in what],
+            name,
+        )
+
+    return sorted(names, key=position)
+
+
+def _looks(rows: Rows) -> list[tuple[str, str, str]]:
+    """Colour, line style and marker of each row; the teacher's are its own."""
+    turns = iter(
+        (colour, line, marker)
+        for line, marker in cycle((("-", "o"), (":", "s"), ("-.", "^")))
+        for colour in _COLOURS
+    )
+    return [
+        (_GREY, "--", "o") if row.phase == "teacher" else next(turns) for row in rows
+    ]
+
+
+def _figure(width: float, height: float) -> tuple[Figure, Axes]:
+    figure = Figure(figsize=(width, height), layout="constrained")
+    return figure, figure.subplots()
+
+
+def _png(figure: Figure) -> bytes:
+    drawn, small = io.BytesIO(), io.BytesIO()
+    figure.savefig(drawn, format="png")
+    # A palette makes it a third as large, and hardly anything is lost.
+    image = Image.open(drawn).convert("RGB").quantize(method=Image.Quantize.MAXCOVERAGE)
+    image.save(small, format="png", optimize=True)
+    return small.getvalue()

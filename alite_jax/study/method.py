@@ -1,0 +1,61 @@
+"""The rows that take the method apart, for studies of any data and size."""
+
+from collections.abc import Mapping
+from typing import Any
+
+from alite_jax.study.declaration import Row
+
+_CE = "distillation.alpha=0"
+
+
+def method_rows(
+    fine_tuning: Mapping[str, Any], claim_seeds: tuple[int, ...] = ()
+) -> dict[str, Row]:
+    """Returns the rows, of which those without a density of their own keep 10 %.
+
+    Args:
+        fine_tuning: what the sequential road changes when it prunes and fine-tunes the
+            distilled student, such as its epochs.
+        claim_seeds: of the rows that claims rest on; the study's where left out.
+    """
+    sparse, dense = "student.density=0.1", "student.density=1"
+    return {
+        "dense_ce": Row(
+            "the student as it is, without teacher and pruning",
+            [dense, _CE],
+            claim_seeds,
+        ),
+        "dense_kd": Row("what the teacher adds to it", dense),
+        "pruned_ce": Row("pruned without a teacher", [sparse, _CE]),
+        "joint_0.1": Row("the method: distilled while pruned", sparse, claim_seeds),
+        "joint_0.05": Row("the method at half of the weights", "student.density=0.05"),
+        "joint_0.03": Row("the method at its limits", "student.density=0.03"),
+        "static": Row(
+            "whether it matters that masks change", [sparse, "pruning.method=static"]
+        ),
+        "rigl": Row(
+            "growth by the gradient instead of momentum",
+            [
+                sparse,
+                {
+                    "pruning.method": "rigl",
+                    "pruning.prune_rate": 0.3,
+                    "pruning.prune_rate_end": 0.0,
+                    "pruning.stop_fraction": 0.75,
+                },
+            ],
+        ),
+        "gradual": Row(
+            "pruned from dense instead of from random masks",
+            [sparse, {"pruning.method": "gradual", "pruning.stop_fraction": 0.75}],
+        ),
+        "sequential": Row(
+            "the long road: distil it dense, then prune, then fine-tune",
+            [
+                sparse,
+                {"pruning.method": "gradual", "pruning.stop_fraction": 0.5},
+                fine_tuning,
+            ],
+            start_from="dense_kd",
+        ),
+    }

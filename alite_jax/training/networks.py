@@ -1,0 +1,134 @@
+"""Teacher and student as a configuration describes them."""
+
+from contextlib import closing
+from dataclasses import replace
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+from alite_jax import config as config_lib
+from alite_jax.errors import CheckpointError
+from alite_jax.models.resnet import create_model
+from alite_jax.sparsity.masks import dense_masks, init_masks, magnitude_masks
+from alite_jax.training.evaluation import Data
+from alite_jax.training.fit import Network
+from alite_jax.training.objective import Objective
+from alite_jax.training.rewire import starts_dense
+from alite_jax.training.run_folder import read_summary
+from alite_jax.training.step import AXIS
+
+
+def create_networks(config: Any, data: Data, folder: Path) -> tuple[Network, Network]:
+    """Describes teacher and student; nothing is allocated.
+
+    Args:
+        config: the whole configuration.
+        data: gives the shapes of images and logits.
+        folder: of the run; the teacher's is another one if the config names it.
+
+    Raises:
+        ConfigError: a model cannot be built as configured.
+        CheckpointError: the folder of the teacher, or of the student's start, holds no
+            finished run.
+    """
+    teacher_folder = folder
+    if config.teacher.workdir:
+        teacher_folder = _finished("teacher", "workdir", config)
+
+    def draw_masks(key: jax.Array, params: Any) -> Any:
+        density = 1.0 if starts_dense(pruning.method) else config.student.density
+        if student.init_workdir:
+            return magnitude_masks(params, density, pruning.distribution)
+        return init_masks(key, params, density, pruning.distribution)
+
+    student, pruning = config.student, config.pruning
+    window = {name: student[name] for name in ("kernel_size", "heads", "border")}
+    pupil = Network(
+        phase="student",
+        recipe=config.student,
+        objective=Objective(
+            label_smoothing=config.student.optimizer.label_smoothing,
+            **config.distillation,
+        ),
+        make_masks=draw_masks if student.density < 1 else _no_masks,
+        folder=folder / "checkpoints",
+        **_model(config.student, config.compute.dtype, data, window),
+    )
+    if student.init_workdir:
+        with closing(pupil.checkpoints(keep=1)) as checkpoints:
+            begun = checkpoints.latest_step() is not None
+        # Once it has a checkpoint of its own, the other run may go.
+        pupil = pupil if begun else replace(pupil, start=_start(pupil, config))
+    return (
+        Network(
+            phase="teacher",
+            recipe=config.teacher,
+            objective=Objective(
+                label_smoothing=config.teacher.optimizer.label_smoothing
+            ),
+            make_masks=_no_masks,
+            folder=teacher_folder / "teacher",
+            **_model(config.teacher, config.compute.dtype, data, {}),
+        ),
+        pupil,
+    )
+
+
+def _no_masks(key: jax.Array, params: Any) -> Any:
+    return dense_masks(params)
+
+
+def _finished(network: str, field: str, config: Any) -> Path:
+    """The folder that a field names, once its run has finished the network.
+
+    Raises:
+        CheckpointError: it has not.
+    """
+    folder = Path(config[network][field])
+    summary = read_summary(folder)
+    if summary is None or network not in summary:
+        raise CheckpointError(
+            f"{network}.{field} is {folder}, but that folder holds no finished run"
+            f" of a {network} (none in its summary.json); give the workdir of a"
+            f" finished one, or '' to train the {network} from scratch"
+        )
+    return folder
+
+
+def _start(student: Network, config: Any) -> Network:
+    """The student of the run in `student.init_workdir`, which has masks of its own."""
+    folder = _finished("student", "init_workdir", config)
+    recorded = config_lib.from_json((folder / "config.json").read_text())
+    pruned = partial(init_masks, density=1.0)
+    return replace(
+        student,
+        make_masks=pruned if recorded.student.density < 1 else _no_masks,
+        folder=folder / "checkpoints",
+    )
+
+
+def _model(
+    config: Any, dtype: str, data: Data, window: dict[str, Any]
+) -> dict[str, Any]:
+    """The fields `model` and `identity` of a network, after a dry run of the model.
+
+    The dtype of the computation is not part of the identity: the parameters are of the
+    same model, and a teacher of one dtype may teach a student of another.
+    """
+    settings = {"width": config.width, "num_classes": data.spec.num_classes, **window}
+    model = create_model(
+        config.model, axis_name=AXIS, dtype=jnp.dtype(dtype), **settings
+    )
+    images = jax.ShapeDtypeStruct((1, *data.image_shape), jnp.float32)
+    # What cannot be built must stop the run now and not after hours of the teacher.
+    jax.eval_shape(partial(model.init, train=False), jax.random.key(0), images)
+    identity = {
+        "model": config.model,
+        "dataset": data.spec.name,
+        "image_shape": list(data.image_shape),
+        **settings,
+    }
+    return {"model": model, "identity": identity}

@@ -1,0 +1,91 @@
+"""A run's folder: whose it is, its result, and files that are whole or not there."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+from alite_jax import config as config_lib
+from alite_jax.errors import CheckpointError, ConfigError
+
+# Fields that a run may change when it resumes: none of them changes its result.
+FREE_FIELDS = (
+    *("logging.", "checkpoint."),
+    *("data.data_dir", "data.manual_dir", "data.on_device"),
+)
+
+# Any of these in a folder means that something was computed there.
+_RESULTS = ("teacher", "checkpoints", "summary.json")
+
+
+def claim(folder: Path, config: Any) -> None:
+    """Makes the run's folder, or checks that it belongs to this configuration.
+
+    Args:
+        folder: of the run.
+        config: the whole configuration, which is written there.
+
+    Raises:
+        ConfigError: the folder holds another run.
+        CheckpointError: the folder cannot be written.
+    """
+    recorded = folder / "config.json"
+    # Before its first checkpoint a run has nothing to resume: a mistake that stopped
+    # it at once must not keep the folder from the corrected command.
+    begun = any((folder / name).exists() for name in _RESULTS)
+    if not begun or not recorded.exists():
+        write_whole(recorded, config_lib.to_json(config))
+        return
+    try:
+        before = config_lib.from_json(recorded.read_text())
+    except (OSError, ConfigError) as error:
+        raise ConfigError(f"{recorded} cannot be used: {error}") from error
+    changed = [
+        f"{name} (was {old!r}, is {new!r})"
+        for name, (old, new) in config_lib.describe_difference(config, before).items()
+        if not name.startswith(FREE_FIELDS)
+    ]
+    if changed:
+        raise ConfigError(
+            f"{folder} holds a run with another configuration: {', '.join(changed)};"
+            " use another --workdir, or the settings of that run to resume it"
+        )
+
+
+def read_summary(folder: Path) -> dict[str, Any] | None:
+    """Returns the content of `summary.json`, None where the run is not finished.
+
+    Args:
+        folder: of the run.
+
+    Raises:
+        CheckpointError: the file is damaged.
+    """
+    path = folder / "summary.json"
+    if not path.exists():
+        return None
+    try:
+        summary: dict[str, Any] = json.loads(path.read_text())
+    except ValueError as error:
+        raise CheckpointError(
+            f"{path} is not valid JSON ({error}); delete it and run the same command"
+            " again, which makes it anew from the checkpoints"
+        ) from error
+    return summary
+
+
+def write_whole(path: Path, content: str | bytes) -> None:
+    """Writes a file whole or not at all, and its folder if that is missing.
+
+    Raises:
+        CheckpointError: it cannot be written.
+    """
+    temporary = path.with_suffix(".tmp")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        temporary.write_bytes(content.encode() if isinstance(content, str) else content)
+        temporary.replace(path)
+    except OSError as error:
+        raise CheckpointError(
+            f"cannot write {path} ({error.strerror}); choose a --workdir that can be"
+            " written, or free some space"
+        ) from error

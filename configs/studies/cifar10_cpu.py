@@ -1,0 +1,35 @@
+"""What each part of the method contributes, on CIFAR-10 as 2 CPU cores allow it.
+
+    python launch.py --config=configs/cifar10_cpu.py --job=prepare
+    python launch.py --job=study --study=configs/studies/cifar10_cpu.py
+
+Cost: about 14 hours on 2 CPU cores for 17 runs, in any number of sittings and, with
+--rows, on several machines.
+Expected: not measured yet.
+"""
+
+from alite_jax.study.declaration import Study
+from alite_jax.study.method import method_rows
+
+
+def get_study() -> Study:
+    """Returns the study."""
+    return Study(
+        name="cifar10_cpu",
+        title="CIFAR-10, reduced: the parts of the method",
+        description=(
+            "All 50,000 training and 10,000 test images, averaged down to 16x16 pixels;"
+            " networks 16 channels wide instead of 64; 8 epochs instead of 200. The"
+            " rows that claims rest on have three seeds, the others one."
+        ),
+        config="cifar10_cpu",
+        overrides={"logging.tensorboard": False},
+        rows=method_rows(
+            {
+                "student.epochs": 4,
+                "student.optimizer.learning_rate": 0.05,
+                "student.optimizer.warmup_epochs": 0.5,
+            },
+            claim_seeds=(0, 1, 2),
+        ),
+    )

@@ -1,0 +1,296 @@
+"""Studies: their declaration, their runs, what is published, what goes wrong."""
+
+import dataclasses
+import json
+import re
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from fitting import Stop, failing
+from tiny import SETTINGS, run_command, tiny_models
+
+import alite_jax
+from alite_jax.config_files import config_directory, load_config_file
+from alite_jax.errors import ConfigError, TrainingError
+from alite_jax.study import run as run_module
+from alite_jax.study.declaration import Row, Study, study_names, study_runs
+from alite_jax.study.record import make_record, read_record
+from alite_jax.training.metrics import read_metrics
+
+TINY = Study(
+    name="tiny",
+    title="A tiny study",
+    description="Of nothing in particular.",
+    config="digits",
+    overrides=[SETTINGS, {"student.epochs": 2}],
+    rows={
+        "dense": Row("dense", "student.density=1"),
+        "again": Row("sparse later", "pruning.method=gradual", start_from="dense"),
+    },
+    command="python launch.py --job=study --study=tiny",
+)
+
+
+@pytest.fixture(scope="module", autouse=True)
+def models() -> Iterator[None]:
+    with tiny_models():
+        yield
+
+
+@pytest.fixture(scope="module")
+def finished(models: None, tmp_path_factory: pytest.TempPathFactory) -> Any:
+    """The folder of a study that was stopped on its way; what it returned."""
+    folder = tmp_path_factory.mktemp("study")
+    with pytest.MonkeyPatch.context() as patch:
+        # When `dense` is trained, but not published yet.
+        patch.setattr(run_module, "make_record", failing(make_record, 1))
+        with pytest.raises(Stop):
+            alite_jax.run_study(TINY, folder / "work", folder / "out")
+    kept = (folder / "work/teacher/seed0/metrics.jsonl").read_bytes()
+    assert published(folder / "out") == ["teacher/seed0.json"]
+    assert "Not run yet: dense, again." in (folder / "out/README.md").read_text()
+    found = alite_jax.run_study(TINY, folder / "work", folder / "out")
+    assert (folder / "work/teacher/seed0/metrics.jsonl").read_bytes() == kept
+    return folder, found
+
+
+def published(folder: Path) -> list[str]:
+    return sorted(str(path.relative_to(folder)) for path in folder.rglob("*.json"))
+
+
+def without(calls: str) -> Any:
+    def call(*arguments: Any, **options: Any) -> Any:
+        raise AssertionError(f"{calls} was called")
+
+    return call
+
+
+def test_a_study_resumes_and_publishes_every_run(finished: Any) -> None:
+    folder, found = finished
+    assert published(folder / "out") == [
+        *("again/seed0.json", "dense/seed0.json", "teacher/seed0.json"),
+    ]
+    assert list(found) == ["teacher", "dense", "again"]
+    for name, records in found.items():
+        stored = json.loads((folder / "out" / name / "seed0.json").read_text())
+        assert [stored] == json.loads(json.dumps(records))
+    teachers = [found[name][0]["summary"]["teacher"] for name in found]
+    assert teachers == [teachers[0]] * 3
+    images = {path.name for path in (folder / "out").glob("*.png")}
+    assert images == {
+        *("accuracy_by_density.png", "accuracy_by_macs.png", "learning_curves.png"),
+        *("layers_over_time.png", "layers_at_the_end.png"),
+    }
+
+
+def test_nothing_of_the_machine_is_published(finished: Any) -> None:
+    folder = finished[0]
+    for path in (folder / "out").rglob("*"):
+        if path.is_file():
+            assert str(folder).encode() not in path.read_bytes()
+            assert not re.search(rb"/(tmp|home|root|work)/", path.read_bytes())
+
+
+def test_curves_are_means_over_epochs(finished: Any) -> None:
+    folder, found = finished
+    record = found["again"][0]
+    curves = record["curves"]["student"]
+    lines = [line for line in read_metrics(folder / "work/again/seed0")]
+    losses = [line["loss"] for line in lines if "loss" in line]
+    assert len(losses) == 8  # one a step
+    wanted = [sum(losses[:4]) / 4, sum(losses[4:]) / 4]
+    assert curves["loss"] == pytest.approx(wanted, abs=1e-5)
+    accuracies = [line["eval_accuracy"] for line in lines if "eval_accuracy" in line]
+    assert curves["eval_accuracy"] == pytest.approx(accuracies, abs=1e-5)
+    assert curves["eval_accuracy"][-1] == record["summary"]["student"]["accuracy"]
+    assert curves["density"] == pytest.approx([1.0, 0.25], abs=1e-3)
+    assert record["layers"]["stem"] == [0.25, 0.25]  # after its one change
+    assert found["dense"][0]["layers"] == {}
+    assert set(found["teacher"][0]["curves"]) == {"teacher"}
+
+
+def test_the_page_has_each_row_its_command_and_the_long_road_s_sums(
+    finished: Any,
+) -> None:
+    page = (finished[0] / "out/README.md").read_text()
+    rows = {
+        cells[1]: cells
+        for line in page.splitlines()
+        if len(cells := [cell.strip() for cell in line.split("|")]) == 12
+    }
+    assert rows["again"][3] == "2 + 2"
+    assert re.fullmatch(r"\d+ \+ \d+", rows["again"][10])
+    assert rows["dense"][2:4] == ["0", "2"]
+    for name in TINY.rows:
+        assert f"`{TINY.command} --rows={name}`" in page
+    assert "Not run yet" not in page
+
+
+def test_finished_runs_are_not_trained_again_and_a_torn_result_is_mended(
+    finished: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder, found = finished
+    path = folder / "out/again/seed0.json"
+    whole = path.read_text()
+    path.write_text(whole[:100])
+    # Not by a run that does not make it anew.
+    with pytest.raises(ConfigError, match="again/seed0.json is no record of a run"):
+        alite_jax.run_study(TINY, folder / "work", folder / "out", rows=["dense"])
+    monkeypatch.setattr("alite_jax.training.loop.fit", without("fit"))
+    again = alite_jax.run_study(TINY, folder / "work", folder / "out", rows=["again"])
+    assert path.read_text() == whole
+    assert json.dumps(again) == json.dumps(found)
+
+
+def test_a_result_of_other_settings_is_refused(finished: Any, tmp_path: Path) -> None:
+    folder = finished[0]
+    changed = dataclasses.replace(
+        TINY, rows={**TINY.rows, "again": Row("denser", "student.density=0.5")}
+    )
+    with pytest.raises(ConfigError) as caught:
+        alite_jax.run_study(changed, tmp_path, folder / "out", rows=["dense"])
+    message = str(caught.value)
+    assert "student.density (was 0.25, is 0.5)" in message
+    assert "pruning.method (was 'gradual', is 'sparse_momentum')" in message
+    assert "run row 'again' again" in message
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_run_without_a_result_has_no_record(tmp_path: Path) -> None:
+    run = study_runs(TINY, tmp_path)[0]
+    with pytest.raises(ConfigError, match="holds no finished run; train it first"):
+        make_record(run)
+    (tmp_path / "list.json").write_text("[]")
+    with pytest.raises(ConfigError, match="list.json is no record"):
+        read_record(tmp_path / "list.json", run)
+
+
+@pytest.fixture
+def calls(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """The runs in the order of their training, which only pretends."""
+    made: list[str] = []
+
+    def pretend(config: Any, workdir: Path) -> None:
+        made.append(f"{workdir.parent.name}/{workdir.name}")
+        if config.student.density == 1:
+            raise TrainingError("the loss is nan at step 3")
+
+    for name in ("train", "train_teacher"):
+        monkeypatch.setattr(run_module, name, pretend)
+    for name in ("make_record", "write_record", "publish", "_results"):
+        monkeypatch.setattr(run_module, name, lambda *arguments: [])
+    return made
+
+
+def test_rows_bring_what_they_need(calls: list[str], tmp_path: Path) -> None:
+    study = dataclasses.replace(
+        TINY, rows={**TINY.rows, "joint": Row("sparse", seeds=(0, 1))}
+    )
+    alite_jax.run_study(study, tmp_path, rows=["joint"])
+    assert calls == ["teacher/seed0", "joint/seed0", "teacher/seed1", "joint/seed1"]
+
+
+def test_a_run_that_fails_does_not_keep_the_others(
+    calls: list[str], tmp_path: Path
+) -> None:
+    study = dataclasses.replace(TINY, rows={**TINY.rows, "joint": Row("sparse")})
+    with pytest.raises(TrainingError) as caught:
+        alite_jax.run_study(study, tmp_path)
+    assert calls == ["teacher/seed0", "dense/seed0", "joint/seed0"]
+    assert str(caught.value) == (
+        "2 of 4 runs failed: dense, seed 0: the loss is nan at step 3; again, seed 0:"
+        " what it starts from failed"
+    )
+
+
+def test_a_folder_of_a_run_is_no_folder_of_a_study(
+    calls: list[str], tmp_path: Path
+) -> None:
+    (tmp_path / "config.json").touch()
+    with pytest.raises(ConfigError, match="holds a run of its own; use another"):
+        alite_jax.run_study(TINY, tmp_path)
+    assert calls == []
+
+
+@pytest.mark.parametrize(
+    ("rows", "message"),
+    [
+        ({"teacher": Row("")}, "row 'teacher' .* is not 'teacher', which every study"),
+        ({"a/b": Row("")}, "row 'a/b' of study 'tiny': a name is made of"),
+        ({"a": Row("", start_from="b"), "b": Row("")}, "'b', which is no row before"),
+        (
+            {"a": Row("", seeds=(0,)), "b": Row("", seeds=(0, 1), start_from="a")},
+            "starts from 'a', which has no seed 1",
+        ),
+        ({"a": Row("", "teacher.width=9")}, "row 'a' .*: it sets teacher.width, but"),
+        ({"a": Row("", "seed=9")}, "row 'a' of study 'tiny': it sets seed, but all"),
+        (
+            {"a": Row("", "student.densty=9")},
+            "row 'a' .*unknown field 'student.densty'",
+        ),
+        (
+            {"a": Row(""), "b": Row("", "student.epochs=3")},
+            r"the same student.epochs, found \{'a': 2, 'b': 3\}",
+        ),
+    ],
+)
+def test_a_mistake_in_a_row(rows: dict[str, Row], message: str, tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match=message):
+        study_runs(dataclasses.replace(TINY, rows=rows), tmp_path)
+
+
+def test_seeds_are_not_overrides(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match="set seed, which is that of each run; set"):
+        study_runs(dataclasses.replace(TINY, overrides="seed=3"), tmp_path)
+
+
+@pytest.mark.parametrize("name", study_names())
+def test_the_studies_of_the_project(name: str) -> None:
+    study = alite_jax.get_study(f"configs/studies/{name}.py", ["student.width=8"])
+    assert study.name == name
+    assert study.command == (
+        f"python launch.py --job=study --study=configs/studies/{name}.py"
+        " --config.student.width=8"
+    )
+    assert len(study_runs(study, Path("runs"))) > len(study.rows)
+    module = load_config_file(config_directory() / f"studies/{name}.py")
+    command = f"python launch.py --job=study --study=configs/studies/{name}.py"
+    assert command in str(module.__doc__)
+    if name.startswith("recipe"):
+        for run in study_runs(study, Path("runs")):
+            assert "test" not in run.config.data.eval_split != ""
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("", "defines no function get_study"),
+        ("def get_study():\n    return 1", "must return a Study, found int"),
+        ("def get_study():\n    return x", "line 2 fails: NameError"),
+    ],
+)
+def test_a_wrong_study_file(tmp_path: Path, text: str, message: str) -> None:
+    (tmp_path / "mine.py").write_text(text)
+    with pytest.raises(ConfigError, match=message):
+        alite_jax.get_study(str(tmp_path / "mine.py"))
+
+
+def test_the_command_line(
+    calls: list[str],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    study = ("--job=study", "--study=configs/studies/digits.py")
+    assert (
+        run_command(*study, "--rows=joint_0.1,static", "--config.student.width=8") == 0
+    )
+    assert calls == ["teacher/seed0", "joint_0.1/seed0", "static/seed0"]
+    assert run_command(*study, "--rows=jiont_0.1") == 2
+    sentence = "error: study 'digits' has no row 'jiont_0.1'; did you mean 'joint_0.1'"
+    assert sentence in capsys.readouterr().err
+    assert run_command(*study, "--config=digits") == 2
+    assert "which names the config, and no --config" in capsys.readouterr().err

@@ -1,0 +1,139 @@
+"""The table of a study letter by letter, and its plots from hand-made records."""
+
+import io
+from typing import Any
+
+import pytest
+from PIL import Image
+
+from alite_jax.analysis.study_page import study_page, study_table
+from alite_jax.analysis.study_plots import spread, study_plots
+from alite_jax.analysis.study_rows import RowResult
+from alite_jax.errors import ConfigError
+
+
+def make_record(
+    seed: int = 0, density: float | None = None, accuracy: float = 0.9, epochs: int = 2
+) -> dict[str, Any]:
+    """A teacher's record, or with a density that of a student 10 points below 1."""
+    phase = "teacher" if density is None else "student"
+    kept = density or 1.0
+    network = {
+        "accuracy": accuracy,
+        "density": kept,
+        "nonzero_parameters": int(1_000_000 * kept),
+        "macs": 20_000_000,
+        "nonzero_macs": int(20_000_000 * kept),
+    }
+    summary = {
+        "seed": seed,
+        phase: network,
+        "seconds": {f"{phase}_training": 60.0 + seed},
+        "environment": {"jax": "0.10.2", "device": "2 CPU cores"},
+        "config": {
+            "seed": seed,
+            "teacher": {"epochs": epochs},
+            "student": {"epochs": epochs, "density": kept},
+        },
+    }
+    if density is not None:
+        summary["ratios"] = {"parameters": 2 / kept}
+        summary["accuracy_drop"] = 100 * (1 - accuracy)
+    pruned = density is not None and density < 1
+    return {
+        "date": f"2026-11-2{seed}",
+        "summary": summary,
+        "curves": {phase: {"eval_accuracy": [accuracy / 2, accuracy][:epochs]}},
+        "layers": {"classifier": [0.2, 0.1], "stem": [0.1, 0.0]} if pruned else {},
+    }
+
+
+ROWS = [
+    RowResult("teacher", "?", [make_record(), make_record(seed=1, accuracy=0.96)]),
+    RowResult("dense", "how good is it", [make_record(density=1.0)]),
+    RowResult(
+        "joint",
+        "is it as good",
+        [
+            make_record(density=0.1, accuracy=0.88),
+            make_record(seed=1, density=0.1, accuracy=0.92),
+        ],
+    ),
+    RowResult(
+        "after", "why not after", [make_record(density=0.1, epochs=1)], start="dense"
+    ),
+]
+
+TABLE = """\
+| row | seeds | epochs | accuracy | points below its teacher | non-zero parameters \
+| teacher / row | MACs | non-zero MACs | seconds |
+| --- | --- | --- | --- | --- | --- | --- | --- | --- | --- |
+| teacher | 0, 1 | 2 | 93.00 % (90.00 to 96.00, n = 2) | | 1,000,000 | | 20 M | 20 M \
+| 60 |
+| dense | 0 | 2 | 90.00 % | 10.00 | 1,000,000 | 2.0x | 20 M | 20 M | 60 |
+| joint | 0, 1 | 2 | 90.00 % (88.00 to 92.00, n = 2) | 10.00 (8.00 to 12.00, n = 2) \
+| 100,000 | 20.0x | 20 M | 2 M | 60 |
+| after | 0 | 2 + 1 | 90.00 % | 10.00 | 100,000 | 20.0x | 20 M | 2 M | 60 + 60 |"""
+
+
+def test_the_table() -> None:
+    assert study_table(ROWS) == TABLE
+
+
+def test_what_a_row_started_from_may_be_unknown() -> None:
+    last = study_table(ROWS[:1] + ROWS[3:]).splitlines()[-1]
+    assert "| ? + 1 |" in last and last.endswith("| ? + 60 |")
+
+
+def test_the_page() -> None:
+    page = study_page(
+        "A study",
+        "Of this and that.",
+        "run it",
+        ROWS,
+        [("plot.png", "A plot")],
+        ["later"],
+    )
+    assert page.startswith("# A study\n\nOf this and that.\n\n| row |")
+    assert "\n\nNot run yet: later.\n\n" in page
+    assert "\n\n6 runs, 2026-11-20 to 2026-11-21, jax 0.10.2 on 2 CPU cores.\n" in page
+    assert "\n\nA plot\n\n![A plot](plot.png)\n\n" in page
+    assert page.endswith("\n| after | why not after | `run it --rows=after` |\n")
+    alone = study_page("T", "D", "", ROWS[1:2])
+    assert alone.endswith("| dense | how good is it | |\n")
+    assert "1 runs" not in alone and "2026-11-20, jax" in alone
+    assert "Not run yet" not in alone
+
+
+def test_plots_are_small_images_and_always_the_same() -> None:
+    plots = study_plots(ROWS)
+    assert len(plots) == 5
+    for caption, image in plots.values():
+        assert caption and len(image) < 100_000
+        pixels = Image.open(io.BytesIO(image))
+        assert pixels.format == "PNG" and pixels.width >= 900
+        colours = pixels.convert("RGB").getcolors(1 << 20)
+        assert colours is not None and len(colours) > 20
+    assert study_plots(ROWS) == plots
+
+
+def test_a_plot_without_anything_to_show_is_left_out() -> None:
+    assert list(study_plots(ROWS[:1])) == ["learning_curves.png"]
+    assert len(study_plots(ROWS[:2])) == 3
+    assert study_plots([]) == {}
+
+
+def test_labels_are_moved_apart() -> None:
+    assert spread([1.0, 1.0, 5.0], 1.0, 0.0, 9.0) == [1.0, 2.0, 5.0]
+    assert spread([8.5, 9.0, 9.0], 1.0, 0.0, 9.0) == [7.0, 8.0, 9.0]
+    assert spread([-3.0], 1.0, 0.0, 9.0) == [0.0]
+    assert spread([], 1.0, 0.0, 9.0) == []
+
+
+def test_a_row_needs_records() -> None:
+    with pytest.raises(ConfigError, match="row 'empty' has no records"):
+        RowResult("empty", "?", [])
+
+
+def test_rows_that_differ_in_density_only_are_one_recipe() -> None:
+    assert ROWS[1].recipe == ROWS[2].recipe != ROWS[3].recipe
