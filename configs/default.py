@@ -65,6 +65,9 @@ def get_config() -> ConfigDict:
     # Window positions outside the image: 'zero' gives them zero keys and values (they
     # take part in the softmax), 'mask' leaves them out.
     student.border = "zero"
+    # The first layer: 'conv' (3x3), or 'attention' over 4x4 pixels with a mixture of
+    # values (arXiv 1906.05909, section 3.3), which borders treat alike.
+    student.stem = "conv"
     # Fraction of the prunable weights that is kept, in (0, 1]; 1 trains it dense.
     student.density = 0.1
     student.epochs = 200

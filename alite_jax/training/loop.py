@@ -17,7 +17,7 @@ from alite_jax.analysis.table import comparison_table
 from alite_jax.data.sources import load_split
 from alite_jax.data.specs import dataset_spec
 from alite_jax.errors import CheckpointError, ConfigError
-from alite_jax.models.resnet import create_model
+from alite_jax.models.resnet import STUDENT_OPTIONS, create_model
 from alite_jax.sparsity.masks import dense_masks, density, init_masks
 from alite_jax.training import parallel
 from alite_jax.training.evaluation import Data, Evaluator
@@ -174,7 +174,7 @@ def create_networks(config: Any, data: Data, folder: Path) -> tuple[Network, Net
         return init_masks(key, params, density, pruning.distribution)
 
     student, pruning = config.student, config.pruning
-    window = {name: student[name] for name in ("kernel_size", "heads", "border")}
+    options = {name: student[name] for name in STUDENT_OPTIONS}
     return (
         Network(
             phase="teacher",
@@ -197,26 +197,30 @@ def create_networks(config: Any, data: Data, folder: Path) -> tuple[Network, Net
             if prunes
             else lambda key, params: dense_masks(params),
             folder=folder / "checkpoints",
-            **_model(config.student, config.compute.dtype, data, window),
+            **_model(config.student, config.compute.dtype, data, options),
         ),
     )
 
 
 def _model(
-    config: Any, dtype: str, data: Data, window: dict[str, Any]
+    config: Any, dtype: str, data: Data, options: dict[str, Any]
 ) -> dict[str, Any]:
     """The fields `model` and `identity` of a network, after a dry run of the model.
 
     The dtype of the computation is not part of the identity: the parameters are of the
     same model, and a teacher of one dtype may teach a student of another.
     """
-    settings = {"width": config.width, "num_classes": data.spec.num_classes, **window}
+    settings = {"width": config.width, "num_classes": data.spec.num_classes, **options}
     model = create_model(
         config.model, axis_name=AXIS, dtype=jnp.dtype(dtype), **settings
     )
     images = jax.ShapeDtypeStruct((1, *data.image_shape), jnp.float32)
     # What cannot be built must stop the run now and not after hours of the teacher.
     jax.eval_shape(partial(model.init, train=False), jax.random.key(0), images)
+    if settings.get("stem") == "conv":
+        del settings[
+            "stem"
+        ]  # Checkpoints from before there was another do not name it.
     identity = {
         "model": config.model,
         "dataset": data.spec.name,
