@@ -2,6 +2,7 @@
 
     python launch.py --config=configs/NAME.py[:ARGUMENTS] --workdir=FOLDER
                      [--job=JOB] [--config.SECTION.FIELD=VALUE ...]
+                     [--table=TABLE] [--format=FORMAT]
 
 The same command again resumes an unfinished run. Exit status: 0 done, 2 a mistake in
 the command, the data or the run (one sentence says which), 130 interrupted.
@@ -10,7 +11,7 @@ the command, the data or the run (one sentence says which), 130 interrupted.
 import os
 import re
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from pathlib import Path
 
 from absl import app, flags, logging
@@ -18,6 +19,7 @@ from ml_collections import ConfigDict
 
 import alite_jax
 from alite_jax.allocator import restart_tuned
+from alite_jax.analysis.table import FORMATS, TABLES
 from alite_jax.config import (
     ARGUMENTS,
     config_names,
@@ -52,10 +54,23 @@ def prepare(config: ConfigDict, workdir: str) -> None:
     print(f"{config.data.name} is ready in {prepare_data(config.data)}")
 
 
+def cost(config: ConfigDict, workdir: str) -> None:
+    """Count parameters, MACs and bytes of both networks; needs no data, no workdir."""
+    del workdir
+    from alite_jax.analysis.cost_table import matrix_table, networks_table
+    from alite_jax.analysis.networks import configured_costs, paper_matrix
+
+    if FLAGS.table == "paper":
+        print(matrix_table(paper_matrix(), FLAGS.format))
+    else:
+        print(networks_table(*configured_costs(config), FLAGS.format))
+
+
 JOBS: dict[str, Callable[[ConfigDict, str], None]] = {
     "train": train,
     "evaluate": evaluate,
     "prepare": prepare,
+    "cost": cost,
 }
 
 flags.DEFINE_string(
@@ -77,6 +92,19 @@ flags.DEFINE_string(
     "What to do. " + " ".join(f"{name}: {job.__doc__}" for name, job in JOBS.items()),
 )
 
+flags.DEFINE_string(
+    "table",
+    "networks",
+    "What --job=cost counts. networks: the two of the config, layer by layer. paper: "
+    "the teacher and every student of the paper's size, whatever the config.",
+)
+flags.DEFINE_string(
+    "format", "table", f"How --job=cost prints it: {', '.join(FORMATS)}."
+)
+
+FLAG_NAMES = ("config", "workdir", "job", "table", "format")
+CHOICES: dict[str, Collection[str]] = {"job": JOBS, "table": TABLES, "format": FORMATS}
+
 EPILOGUE = """
   --config.SECTION.FIELD=VALUE: One field of the config, any number of times.
     configs/default.py explains them all.
@@ -87,6 +115,7 @@ examples:
   python launch.py --config=configs/cifar10.py:density=0.05,epochs=30 \\
       --config.data.data_dir=tensorflow_datasets --config.student.border=mask
   python launch.py --config=configs/cifar10.py --job=prepare
+  python launch.py --config=configs/cifar10.py --job=cost --format=markdown
 
 --helpfull lists the flags of the libraries too."""
 
@@ -150,7 +179,7 @@ def _parse_flags(argv: list[str]) -> None:
         extra = FLAGS(argv)[1:]
     except flags.UnrecognizedFlagError as error:
         fields = [f"config.{name}" for name in flatten(default_config())]
-        valid = fields if "." in error.flagname else ["config", "workdir", "job"]
+        valid = fields if "." in error.flagname else FLAG_NAMES
         raise ConfigError(
             f"unknown flag --{error.flagname}; {nearest(error.flagname, valid)}"
         ) from error
@@ -160,8 +189,10 @@ def _parse_flags(argv: list[str]) -> None:
         raise ConfigError(
             f"unexpected argument {extra[0]!r}, every setting is written --name=value"
         )
-    if FLAGS.job not in JOBS:
-        raise ConfigError(f"unknown job {FLAGS.job!r}; {nearest(FLAGS.job, JOBS)}")
+    for name, choices in CHOICES.items():
+        value = str(FLAGS[name].value)
+        if value not in choices:
+            raise ConfigError(f"unknown {name} {value!r}; {nearest(value, choices)}")
 
 
 def main(overrides: list[str]) -> int:
