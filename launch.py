@@ -2,6 +2,7 @@
 
     python launch.py --config=configs/NAME.py[:ARGUMENTS] --workdir=FOLDER
                      [--job=JOB] [--config.SECTION.FIELD=VALUE ...]
+                     [--table=TABLE] [--format=FORMAT]
 
 The same command again resumes an unfinished run. Exit status: 0 done, 2 a mistake in
 the command, the data or the run (one sentence says which), 130 interrupted.
@@ -10,7 +11,7 @@ the command, the data or the run (one sentence says which), 130 interrupted.
 import os
 import re
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from pathlib import Path
 
 from absl import app, flags, logging
@@ -18,6 +19,7 @@ from ml_collections import ConfigDict
 
 import alite_jax
 from alite_jax.allocator import restart_tuned
+from alite_jax.analysis.table import FORMATS, TABLES
 from alite_jax.config import (
     ARGUMENTS,
     config_names,
@@ -52,6 +54,18 @@ def prepare(config: ConfigDict, workdir: str) -> None:
     print(f"{config.data.name} is ready in {prepare_data(config.data)}")
 
 
+def cost(config: ConfigDict, workdir: str) -> None:
+    """Count parameters, MACs and bytes of both networks; needs no data, no workdir."""
+    del workdir
+    from alite_jax.analysis.cost_table import matrix_table, networks_table
+    from alite_jax.analysis.networks import configured_costs, paper_matrix
+
+    if FLAGS.table == "paper":
+        print(matrix_table(paper_matrix(), FLAGS.format))
+    else:
+        print(networks_table(*configured_costs(config), FLAGS.format))
+
+
 def study(overrides: list[str], workdir: str) -> None:
     """Train the runs of --study, with tables and plots of what they found."""
     from alite_jax.study.declaration import get_study
@@ -71,6 +85,7 @@ JOBS: dict[str, Callable[..., None]] = {
     "train": train,
     "evaluate": evaluate,
     "prepare": prepare,
+    "cost": cost,
     "study": study,
 }
 
@@ -98,6 +113,23 @@ flags.DEFINE_string(
     "What to do. " + " ".join(f"{name}: {job.__doc__}" for name, job in JOBS.items()),
 )
 
+flags.DEFINE_string(
+    "table",
+    "networks",
+    "What --job=cost counts. networks: the two of the config, layer by layer. paper: "
+    "the teacher and every student of the paper's size, whatever the config.",
+)
+flags.DEFINE_string(
+    "format", "table", f"How --job=cost prints it: {', '.join(FORMATS)}."
+)
+
+# Flags that mean something to one job only.
+OF_ONE_JOB = {
+    **dict.fromkeys(("table", "format"), "cost"),
+    **dict.fromkeys(("study", "rows", "results"), "study"),
+}
+CHOICES: dict[str, Collection[str]] = {"job": JOBS, "table": TABLES, "format": FORMATS}
+
 EPILOGUE = """
   --config.SECTION.FIELD=VALUE: One field of the config, any number of times.
     configs/default.py explains them all.
@@ -109,6 +141,7 @@ examples:
       --config.data.data_dir=tensorflow_datasets --config.student.border=mask
   python launch.py --config=configs/cifar10.py --job=prepare
   python launch.py --job=study --study=configs/studies/digits.py --rows=static,rigl
+  python launch.py --config=configs/cifar10.py --job=cost --format=markdown
 
 --helpfull lists the flags of the libraries too."""
 
@@ -183,11 +216,13 @@ def _parse_flags(argv: list[str]) -> None:
         raise ConfigError(
             f"unexpected argument {extra[0]!r}, every setting is written --name=value"
         )
-    if FLAGS.job not in JOBS:
-        raise ConfigError(f"unknown job {FLAGS.job!r}; {nearest(FLAGS.job, JOBS)}")
-    for name in ("study", "rows", "results"):
-        if FLAGS[name].present and FLAGS.job != "study":
-            raise ConfigError(f"--{name} is for --job=study, found --job={FLAGS.job}")
+    for name, choices in CHOICES.items():
+        value = str(FLAGS[name].value)
+        if value not in choices:
+            raise ConfigError(f"unknown {name} {value!r}; {nearest(value, choices)}")
+    for name, job in OF_ONE_JOB.items():
+        if FLAGS[name].present and FLAGS.job != job:
+            raise ConfigError(f"--{name} is for --job={job}, found --job={FLAGS.job}")
 
 
 def main(overrides: list[str]) -> int:

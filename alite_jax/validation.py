@@ -79,7 +79,7 @@ def choices() -> dict[str, Collection[str]]:
     """
     from alite_jax.data.specs import DATASETS
     from alite_jax.distillation import LOSSES
-    from alite_jax.models.resnet import MODELS
+    from alite_jax.models.resnet import MODELS, STEMS
     from alite_jax.ops.local_attention import BORDERS
     from alite_jax.schedules import SCHEDULES
     from alite_jax.sparsity.distributions import DISTRIBUTIONS
@@ -93,6 +93,7 @@ def choices() -> dict[str, Collection[str]]:
         "teacher.optimizer.schedule": ("cosine", "steps"),
         "student.model": MODELS,
         "student.border": BORDERS,
+        "student.stem": STEMS,
         "student.optimizer.schedule": ("cosine", "steps"),
         "pruning.method": (*METHODS, *GRADUAL),
         "pruning.distribution": DISTRIBUTIONS,

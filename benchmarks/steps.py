@@ -16,7 +16,7 @@ import numpy as np
 import torch
 
 import alite_jax
-from alite_jax.analysis.cost import layer_macs
+from alite_jax.analysis.layers import trace_layers
 from alite_jax.data.pipeline import TrainBatches, prefetch
 from alite_jax.data.sources import Split
 from alite_jax.data.specs import dataset_spec
@@ -130,7 +130,7 @@ class Step:
         """Of one image: forward through both networks, twice that much back."""
         total = 0
         for model, passes in ((self.student, 3), (self.teacher, 1)):
-            for layer in layer_macs(model, IMAGE_SHAPE) if model else ():
+            for layer in trace_layers(model, IMAGE_SHAPE) if model else ():
                 total += passes * (layer.weight + layer.core)
         return total
 

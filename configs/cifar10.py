@@ -2,6 +2,7 @@
 
     python launch.py --config=configs/cifar10.py --job=prepare
     python launch.py --config=configs/cifar10.py --workdir=runs/cifar10
+    python launch.py --config=configs/cifar10.py --job=cost
 
 Cost: 200 epochs each of teacher and student take 1.4e17 floating-point operations (6 a
 MAC and training image, 2 for the frozen teacher's), so they want an accelerator;

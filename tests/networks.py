@@ -9,10 +9,10 @@ from alite_jax.models.resnet import create_model
 
 
 @functools.cache
-def network(name, classes=10, *, kernel_size=7, width=64):
+def network(name, classes=10, *, kernel_size=7, width=64, stem="conv"):
     """A model and the shapes of its parameters, which no image size changes."""
     model = create_model(
-        name, num_classes=classes, kernel_size=kernel_size, width=width
+        name, num_classes=classes, kernel_size=kernel_size, width=width, stem=stem
     )
     init = functools.partial(model.init, train=False)
     images = jnp.zeros((1, 8, 8, 3))

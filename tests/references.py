@@ -210,3 +210,33 @@ def gradual(weights, masks, counts, *, everywhere):
         magnitude[np.argmax(magnitude)] = np.inf
     kept = top_by_sorting(np.concatenate(magnitudes), sum(counts))
     return np.split(kept, np.cumsum([len(m) for m in magnitudes])[:-1])
+
+
+def stem_attention_loops(
+    images, query, key, value, row, column, mixture, *, heads, border
+):
+    """The attention stem, a pair of pixels at a time; arguments as in the package."""
+    batch, height, width, _ = images.shape
+    size, features = len(row), query.shape[1]
+    head_dim = features // heads
+    output = np.zeros((batch, height, width, features))
+    for n in range(batch):
+        for i in range(height):
+            for j in range(width):
+                logits, values = [], []
+                for a in range(size):
+                    for b in range(size):
+                        u, v = i + a - size // 2, j + b - size // 2
+                        inside = 0 <= u < height and 0 <= v < width
+                        if not inside and border == "mask":
+                            continue
+                        pixel = images[n, u, v] if inside else 0 * images[n, i, j]
+                        shares = np.exp([(row[a] + column[b]) @ m for m in mixture])
+                        shares /= shares.sum()
+                        kernel = sum(p * w for p, w in zip(shares, value, strict=True))
+                        pairs = (images[n, i, j] @ query) * (pixel @ key)
+                        logits.append(pairs.reshape(heads, head_dim).sum(axis=1))
+                        values.append((pixel @ kernel).reshape(heads, head_dim))
+                weights = np.exp(logits) / np.exp(logits).sum(axis=0)
+                output[n, i, j] = (weights[..., None] * values).sum(axis=0).ravel()
+    return output

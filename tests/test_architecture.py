@@ -31,7 +31,7 @@ ALLOWED = {
     "distillation": {"errors"},
     "data": {"errors"},
     "models": {"errors", "ops"},
-    "analysis": {"errors", "models", "ops", "sparsity", "trees"},
+    "analysis": {"data", "errors", "models", "ops", "sparsity", "trees"},
     "deploy": {"errors", "models", "ops", "sparsity"},
     "config_files": {"errors"},
     # The names that a field may hold come from the tables themselves.

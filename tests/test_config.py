@@ -220,6 +220,8 @@ def test_the_config_files_of_an_installation_come_first(tmp_path, monkeypatch):
             {"student.border": "mask", "pruning.method": "static"},
         ),
         ("width=32", {"teacher.width": 32, "student.width": 32}),
+        ("width=32,teacher_width=64", {"teacher.width": 64, "student.width": 32}),
+        ("stem=attention", {"student.stem": "attention"}),
         ("batch_size=32,image_size=16", {"data.batch_size": 32, "data.image_size": 16}),
         ("seed=2", {"seed": 2}),
         ("density=0.05,density=0.03", {"student.density": 0.03}),
@@ -247,6 +249,7 @@ def test_arguments(argument, fields):
         ("epochs=0", "epochs must be at least 1, found 0"),
         ("epochs=2.5", "epochs must be a whole number"),
         ("student=resnet27", "student.model has no choice 'resnet27'; did you mean"),
+        ("stem=atention", "student.stem has no choice 'atention'; did you mean"),
     ],
 )
 def test_wrong_arguments(argument, message):

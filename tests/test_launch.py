@@ -1,5 +1,6 @@
 """The command line: what it passes on, its sentences, its exit status."""
 
+import json
 import os
 import subprocess
 import sys
@@ -11,6 +12,7 @@ from absl.testing import flagsaver
 
 import alite_jax
 import launch
+from alite_jax.analysis import networks
 from alite_jax.config import get_config, override, to_json
 from alite_jax.data import prepare
 from alite_jax.errors import ConfigError, TrainingError
@@ -87,6 +89,29 @@ def test_prepare_passes_the_data_section(calls, capsys):
     assert capsys.readouterr().out == "cifar100 is ready in some/folder\n"
 
 
+def test_cost_counts_both_networks_and_leaves_nothing(calls, capsys, tmp_path):
+    workdir = tmp_path / "w"
+    status = run("--config=digits:stem=attention", "--job=cost", f"--workdir={workdir}")
+    assert status == 0
+    output = capsys.readouterr().out
+    assert "teacher: resnet50 at density 100 %" in output
+    assert "student: resnet26_attention at density 7.5 %" in output
+    assert "stem/value" in output
+    assert calls == [] and not workdir.exists()
+
+
+def test_cost_of_the_paper_s_networks_as_json(calls, capsys, monkeypatch):
+    for name, values in (
+        ("PAPER_DATASETS", ("cifar100",)),
+        ("PAPER_FAMILIES", ("attention",)),
+        ("PAPER_KERNEL_SIZES", (3,)),
+    ):
+        monkeypatch.setattr(networks, name, values)
+    assert run("--job=cost", "--table=paper", "--format=json") == 0
+    rows = json.loads(capsys.readouterr().out)
+    assert len(rows) == 1 + 3 * 4
+
+
 @pytest.mark.parametrize(
     ("config", "workdir"),
     [
@@ -126,13 +151,17 @@ def test_a_damaged_config_of_a_run(calls, tmp_path, capsys):
     ("arguments", "message"),
     [
         (["--job=trian"], "unknown job 'trian'; did you mean 'train'?"),
-        (["--job=x"], "unknown job 'x'; valid names: evaluate, prepare, study, train"),
+        (["--job=x"], "unknown job 'x'; valid names: cost, evaluate, prepare, study, "),
+        (["--format=jsn"], "unknown format 'jsn'; did you mean 'json'?"),
+        (["--format=x"], "unknown format 'x'; valid names: json, markdown, table"),
+        (["--table=papr"], "unknown table 'papr'; did you mean 'paper'?"),
         (["--wrkdir=x"], "unknown flag --wrkdir; did you mean 'workdir'?"),
         (
             ["--zzz"],
-            "unknown flag --zzz; valid names: config, job, results, rows, study, work",
+            "unknown flag --zzz; valid names: config, format, job, results, rows, stud",
         ),
         (["--rows=joint"], "--rows is for --job=study, found --job=train"),
+        (["--format=json"], "--format is for --job=cost, found --job=train"),
         (["--job=study"], "--job=study needs --study=configs/studies/NAME.py"),
         (["--job=study", "--study=digts"], "unknown study 'digts'; did you mean 'dig"),
         (

@@ -1,72 +1,136 @@
-"""Counting what a model costs, from the model itself: shapes traced, nothing allocated.
+"""Counting what a network costs, layer by layer: size, compute, memory of one image.
 
-A MAC is one multiply-add. Weight MACs are those of the kernels; a fraction of a layer's
-weights causes the same fraction of them. The attention core has no weights: for each
-pixel and channel, `kernel_size**2` for `q . k`, as many for the weighted values, and
-`kernel_size` for the factored `q . r`. Normalisation, pooling and additions are not
-counted.
+Absent weights are counted from real masks (`network_cost`) or from a nominal density
+(`nominal_counts`), always as whole weights. What a MAC is says `layers`.
 """
 
 import math
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, fields
 from typing import Any
 
 import flax.linen as nn
-import jax
-import jax.numpy as jnp
 
-from alite_jax.models.layers import Conv3x3, LocalSelfAttention, Pointwise
-from alite_jax.sparsity.masks import count_nonzero, count_parameters, kept_entries
+from alite_jax.analysis.layers import Layer, trace_layers
+from alite_jax.sparsity.distributions import layer_counts
+from alite_jax.sparsity.masks import is_prunable, kept_entries
 from alite_jax.trees import named_leaves
+
+_FLOAT32_BYTES = 4
 
 
 @dataclass(frozen=True)
-class LayerMacs:
-    """MACs of one layer for one image.
+class Cost:
+    """What a layer or a network costs for one image; costs can be added.
 
     Attributes:
-        path: of the module, such as `"stage1_block1/spatial/query"`.
-        weight: of its kernel.
-        core: of its attention core.
+        parameters: trained numbers, BatchNorm's scale and bias included.
+        nonzero_parameters: those that are kept, plus all that is never pruned.
+        weights: the prunable parameters, which are the kernels.
+        nonzero_weights: those that are kept.
+        weight_macs: MACs of the dense kernels.
+        core_macs: MACs of the attention cores.
+        nonzero_macs: MACs of the kept weights, and of the attention cores in full.
+        activations: elements of the outputs of convolutions, projections, attention,
+            BatchNorm and the classifier, each by itself; after a layer's own pooling.
+        dense_bytes: parameters as float32.
+        packed_bytes: non-zero parameters as float32, plus one bit for each entry of
+            every array from which something is absent, in whole bytes.
     """
 
-    path: str
-    weight: int = 0
-    core: int = 0
+    parameters: int = 0
+    nonzero_parameters: int = 0
+    weights: int = 0
+    nonzero_weights: int = 0
+    weight_macs: int = 0
+    core_macs: int = 0
+    nonzero_macs: int = 0
+    activations: int = 0
+    dense_bytes: int = 0
+    packed_bytes: int = 0
+
+    @property
+    def macs(self) -> int:
+        """MACs of the dense network, attention cores included."""
+        return self.weight_macs + self.core_macs
+
+    def __add__(self, other: "Cost") -> "Cost":
+        return Cost(
+            **{f.name: getattr(self, f.name) + getattr(other, f.name) for f in FIELDS}
+        )
 
 
-def layer_macs(model: nn.Module, image_shape: tuple[int, int, int]) -> list[LayerMacs]:
-    """MACs of each layer for one image, in the order in which they run.
+FIELDS = fields(Cost)
+
+
+def total(costs: Iterable[Cost]) -> Cost:
+    """The sum of some costs."""
+    return sum(costs, Cost())
+
+
+def nominal_counts(
+    layers: Sequence[Layer], density: float, distribution: str = "uniform"
+) -> dict[str, int]:
+    """How many entries new masks of a density keep, without drawing them.
 
     Args:
-        model: called with images `[1, *image_shape]` and `train=False`.
-        image_shape: (height, width, channels).
+        layers: of the whole network.
+        density: kept fraction of the prunable weights, in (0, 1].
+        distribution: see `layer_counts`; `"uniform"` keeps `round(density * size)` of
+            each array, and at least one.
+
+    Returns:
+        Kept entries by path of the parameter, all of those that are never pruned.
+
+    Raises:
+        ConfigError: for a density outside (0, 1] or an unknown distribution.
     """
-    layers: list[LayerMacs] = []
+    shapes = {
+        f"{layer.path}/{name}": shape
+        for layer in layers
+        for name, shape in layer.shapes.items()
+    }
+    # The order of a pytree's leaves, in which "erk" rounds.
+    prunable = sorted(filter(is_prunable, shapes), key=lambda path: path.split("/"))
+    counts = layer_counts([shapes[path] for path in prunable], density, distribution)
+    dense = {path: math.prod(shape) for path, shape in shapes.items()}
+    return dense | dict(zip(prunable, counts, strict=True))
 
-    def record(call: Any, args: Any, kwargs: Any, context: Any) -> Any:
-        output = call(*args, **kwargs)
-        module = context.module
-        if context.method_name != "__call__":
-            return output
-        path = "/".join(module.path)
-        if isinstance(module, (Pointwise, Conv3x3, nn.Dense)):
-            kernel = module.variables["params"]["kernel"]
-            positions = math.prod(output.shape[1:-1])
-            layers.append(LayerMacs(path, weight=positions * kernel.size))
-        elif isinstance(module, LocalSelfAttention):
-            pixels = math.prod(args[0].shape[1:-1])
-            window = 2 * module.kernel_size**2 + module.kernel_size
-            layers.append(LayerMacs(path, core=pixels * module.features * window))
-        return output
 
-    def run(key: jax.Array) -> Any:
-        images = jnp.zeros((1, *image_shape))
-        with nn.intercept_methods(record):
-            return model.init(key, images, train=False)
+def layer_costs(layers: Iterable[Layer], kept: Mapping[str, int]) -> dict[str, Cost]:
+    """The cost of each layer.
 
-    jax.eval_shape(run, jax.random.key(0))
-    return layers
+    Args:
+        layers: from `trace_layers`.
+        kept: entries that each parameter keeps, by path.
+
+    Returns:
+        Costs by the layer's path, in the order of `layers`.
+    """
+    return {layer.path: _layer_cost(layer, kept) for layer in layers}
+
+
+def _layer_cost(layer: Layer, kept: Mapping[str, int]) -> Cost:
+    counts = {
+        f"{layer.path}/{name}": math.prod(shape) for name, shape in layer.shapes.items()
+    }
+    parameters = sum(counts.values())
+    nonzero = sum(kept[path] for path in counts)
+    weights = [path for path in counts if is_prunable(path)]
+    size, left = (sum(c[path] for path in weights) for c in (counts, kept))
+    mask_bytes = sum(-(-size // 8) for p, size in counts.items() if kept[p] < size)
+    return Cost(
+        parameters=parameters,
+        nonzero_parameters=nonzero,
+        weights=size,
+        nonzero_weights=left,
+        weight_macs=layer.weight,
+        core_macs=layer.core,
+        nonzero_macs=layer.core + (layer.weight * left // size if weights else 0),
+        activations=layer.outputs,
+        dense_bytes=_FLOAT32_BYTES * parameters,
+        packed_bytes=_FLOAT32_BYTES * nonzero + mask_bytes,
+    )
 
 
 def network_cost(
@@ -75,32 +139,22 @@ def network_cost(
     params: Any,
     masks: Any,
 ) -> dict[str, int]:
-    """Size and compute of a network for one image.
+    """Size and compute of a network with its masks, for one image.
 
     Args:
-        model: see `layer_macs`.
+        model: see `trace_layers`.
         image_shape: (height, width, channels).
         params: its parameters, or their shapes.
         masks: of the structure of `params`.
 
     Returns:
-        `parameters`: trained numbers, BatchNorm's scale and bias included.
-        `nonzero_parameters`: mask entries that are on, plus all dense leaves.
-        `macs`: of the dense network. `nonzero_macs`: with the MACs of absent weights
-        left out; the attention core counts in full.
+        `parameters`, `nonzero_parameters`, `macs` and `nonzero_macs`, as in `Cost`.
     """
-    layers = layer_macs(model, image_shape)
-    sizes = {path: leaf.size for path, leaf in named_leaves(params)}
-    kept = {path: count for path, count in named_leaves(kept_entries(masks, params))}
-    nonzero_macs = sum(
-        layer.core + layer.weight * kept[kernel] // sizes[kernel]
-        if (kernel := f"{layer.path}/kernel") in kept
-        else layer.core
-        for layer in layers
-    )
+    kept = dict(named_leaves(kept_entries(masks, params)))
+    cost = total(layer_costs(trace_layers(model, image_shape), kept).values())
     return {
-        "parameters": count_parameters(params),
-        "nonzero_parameters": count_nonzero(masks, params),
-        "macs": sum(layer.weight + layer.core for layer in layers),
-        "nonzero_macs": nonzero_macs,
+        "parameters": cost.parameters,
+        "nonzero_parameters": cost.nonzero_parameters,
+        "macs": cost.macs,
+        "nonzero_macs": cost.nonzero_macs,
     }

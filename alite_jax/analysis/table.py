@@ -1,7 +1,14 @@
-"""The table that ends a run: teacher and student side by side, from summary.json."""
+"""Tables as text: how rows are laid out, and the one that ends a run.
 
-from collections.abc import Mapping
+Nothing here needs JAX, so that a mistake in a command line shows before it is loaded.
+"""
+
+from collections.abc import Mapping, Sequence
 from typing import Any
+
+# How `--job=cost` prints, and what.
+FORMATS = ("table", "markdown", "json")
+TABLES = ("networks", "paper")
 
 _ROWS = (
     # label, field of teacher and student, field of ratios
@@ -49,7 +56,7 @@ def comparison_table(summary: Mapping[str, Any]) -> str:
         [name.replace("_", " "), f"{seconds:,.1f} s"]
         for name, seconds in summary["seconds"].items()
     ]
-    return "\n".join([*head, "", *_aligned(rows), "", *_aligned(times)]).rstrip()
+    return "\n".join([*head, "", *aligned(rows), "", *aligned(times)]).rstrip()
 
 
 def _times(ratio: float) -> str:
@@ -60,16 +67,19 @@ def _percent(fraction: float) -> str:
     return f"{100 * fraction:.2f} %"
 
 
-def _aligned(rows: list[list[str]]) -> list[str]:
-    """Joins cells into lines: the first column to the left, the others to the right."""
+def aligned(rows: Sequence[Sequence[str]], left: int = 1) -> list[str]:
+    """Joins cells into lines; the first `left` columns to the left, others right."""
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
     return [
         "  ".join(
-            [row[0].ljust(widths[0])]
-            + [
-                cell.rjust(width)
-                for cell, width in zip(row[1:], widths[1:], strict=True)
-            ]
+            cell.ljust(width) if column < left else cell.rjust(width)
+            for column, (cell, width) in enumerate(zip(row, widths, strict=True))
         ).rstrip()
         for row in rows
     ]
+
+
+def markdown(rows: Sequence[Sequence[str]], left: int = 1) -> list[str]:
+    """The same as a Markdown table, whose first row is the head."""
+    rule = ["---" if column < left else "---:" for column in range(len(rows[0]))]
+    return [f"| {' | '.join(row)} |" for row in (rows[0], rule, *rows[1:])]

@@ -1,9 +1,10 @@
 """One ResNet for teacher and student: bottleneck blocks around a chosen operator.
 
-CIFAR form: a 3x3 stem of stride 1 and no max-pooling, then four stages of bottleneck
-blocks whose middle is either a 3x3 convolution or local self-attention. Attention runs
-at the resolution of its input; where a block downsamples, a 2x2 average pooling follows
-directly (arXiv 1906.05909, section 3.2). Everything else is the same for both.
+CIFAR form: a stem of stride 1, either a 3x3 convolution or attention, and no
+max-pooling, then four stages of bottleneck blocks whose middle is either a 3x3
+convolution or local self-attention. Attention runs at the resolution of its input;
+where a block downsamples, a 2x2 average pooling follows directly (arXiv 1906.05909,
+section 3.2). Everything else is the same for both.
 """
 
 from collections.abc import Callable
@@ -17,11 +18,17 @@ import jax.numpy as jnp
 
 from alite_jax.errors import ConfigError, nearest
 from alite_jax.models.layers import Conv3x3, LocalSelfAttention, Pointwise
+from alite_jax.models.stem import AttentionStem
 
-Operator = Callable[..., nn.Module]  # takes features, stride, dtype and name
+Operator = Callable[..., nn.Module]  # takes features, dtype, name; in blocks stride
 
 BLOCKS = {26: (1, 2, 4, 1), 38: (2, 3, 5, 2), 50: (3, 4, 6, 3)}
 EXPANSION = 4
+STEMS = ("conv", "attention")
+
+# Options of `create_model` that are fields of the student's configuration; a teacher,
+# which is convolutional, has the defaults.
+STUDENT_OPTIONS = ("kernel_size", "heads", "border", "stem")
 
 # Pruning leaves channels without any input, whose variance is 0: the gradients of their
 # absent weights grow by 1 / sqrt(epsilon). With the customary 1e-5 they dwarf all
@@ -63,6 +70,7 @@ def create_model(
     kernel_size: int = 7,
     heads: int = 8,
     border: str = "zero",
+    stem: str = "conv",
     axis_name: str | None = None,
     dtype: Any = jnp.float32,
 ) -> "ResNet":
@@ -75,14 +83,17 @@ def create_model(
         kernel_size: odd side of the attention window, in pixels.
         heads: the most attention heads a layer may have.
         border: `"zero"` or `"mask"`; see `local_attention`.
+        stem: `"conv"` or `"attention"`; see `AttentionStem`.
         axis_name: mapped axis over which BatchNorm shares its statistics in training.
         dtype: of the computation; parameters, statistics and logits are float32.
 
     Raises:
-        ConfigError: if there is no model of this name.
+        ConfigError: if there is no model of this name, or no such stem.
     """
     if name not in MODELS:
         raise ConfigError(f"models: unknown model {name!r}; {nearest(name, MODELS)}")
+    if stem not in STEMS:
+        raise ConfigError(f"models: unknown stem {stem!r}; {nearest(stem, STEMS)}")
     spec = MODELS[name]
     attention = partial(
         LocalSelfAttention, kernel_size=kernel_size, heads=heads, border=border
@@ -93,6 +104,7 @@ def create_model(
         spatial=tuple(spatial[operator] for operator in spec.operators),
         num_classes=num_classes,
         width=width,
+        stem=Conv3x3 if stem == "conv" else partial(AttentionStem, border=border),
         axis_name=axis_name,
         dtype=dtype,
     )
@@ -145,6 +157,7 @@ class ResNet(nn.Module):
         spatial: the spatial operator of each stage.
         num_classes: size of the logits.
         width: channels of the stem; stage s works with `width * 2**s`.
+        stem: builds the stem from `features`, `dtype` and `name`.
         axis_name: mapped axis over which BatchNorm shares its statistics in training.
         dtype: of the computation; parameters, statistics and logits are float32.
     """
@@ -153,6 +166,7 @@ class ResNet(nn.Module):
     spatial: tuple[Operator, ...]
     num_classes: int
     width: int = 64
+    stem: Operator = Conv3x3
     axis_name: str | None = None
     dtype: Any = jnp.float32
 
@@ -178,7 +192,7 @@ class ResNet(nn.Module):
             axis_name=self.axis_name,
             dtype=self.dtype,
         )
-        x = Conv3x3(self.width, dtype=self.dtype, name="stem")(images)
+        x = self.stem(features=self.width, dtype=self.dtype, name="stem")(images)
         x = nn.relu(norm(name="stem_norm")(x))
         stages = zip(self.blocks, self.spatial, strict=True)
         for stage, (blocks, spatial) in enumerate(stages):

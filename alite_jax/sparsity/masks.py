@@ -25,7 +25,7 @@ Masks = Any
 # match. Embeddings, normalisation and biases stay dense: hardly any parameters, but
 # accuracy depends on them.
 RULES: tuple[tuple[str, bool], ...] = (
-    (r"(^|/)(row|column)_embeddings$", False),
+    (r"(^|/)(row|column|mixture)_embeddings$", False),
     (r"(^|/)(scale|bias)$", False),
     (r"(^|/)kernel$", True),
 )

@@ -11,7 +11,7 @@ import jax.numpy as jnp
 
 from alite_jax import config as config_lib
 from alite_jax.errors import CheckpointError
-from alite_jax.models.resnet import create_model
+from alite_jax.models.resnet import STUDENT_OPTIONS, create_model
 from alite_jax.sparsity.masks import dense_masks, init_masks, magnitude_masks
 from alite_jax.training.evaluation import Data
 from alite_jax.training.fit import Network
@@ -45,7 +45,7 @@ def create_networks(config: Any, data: Data, folder: Path) -> tuple[Network, Net
         return init_masks(key, params, density, pruning.distribution)
 
     student, pruning = config.student, config.pruning
-    window = {name: student[name] for name in ("kernel_size", "heads", "border")}
+    options = {name: student[name] for name in STUDENT_OPTIONS}
     pupil = Network(
         phase="student",
         recipe=config.student,
@@ -55,7 +55,7 @@ def create_networks(config: Any, data: Data, folder: Path) -> tuple[Network, Net
         ),
         make_masks=draw_masks if student.density < 1 else _no_masks,
         folder=folder / "checkpoints",
-        **_model(config.student, config.compute.dtype, data, window),
+        **_model(config.student, config.compute.dtype, data, options),
     )
     if student.init_workdir:
         with closing(pupil.checkpoints(keep=1)) as checkpoints:
@@ -111,14 +111,14 @@ def _start(student: Network, config: Any) -> Network:
 
 
 def _model(
-    config: Any, dtype: str, data: Data, window: dict[str, Any]
+    config: Any, dtype: str, data: Data, options: dict[str, Any]
 ) -> dict[str, Any]:
     """The fields `model` and `identity` of a network, after a dry run of the model.
 
     The dtype of the computation is not part of the identity: the parameters are of the
     same model, and a teacher of one dtype may teach a student of another.
     """
-    settings = {"width": config.width, "num_classes": data.spec.num_classes, **window}
+    settings = {"width": config.width, "num_classes": data.spec.num_classes, **options}
     model = create_model(
         config.model, axis_name=AXIS, dtype=jnp.dtype(dtype), **settings
     )
