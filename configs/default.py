@@ -66,7 +66,7 @@ def get_config() -> ConfigDict:
     # take part in the softmax), 'mask' leaves them out.
     student.border = "zero"
     # The first layer: 'conv' (3x3), or 'attention' over 4x4 pixels with a mixture of
-    # values (arXiv 1906.05909, section 3.3), which borders treat alike.
+    # values (arXiv 1906.05909); the border is as above.
     student.stem = "conv"
     # Folder of a finished run from whose student's weights and BatchNorm statistics
     # this one starts; '' draws them. Masks are made anew: they keep the largest weights

@@ -1,6 +1,6 @@
 """The attention stem: attention over pixels whose values depend on where they lie.
 
-After SASA (arXiv 1906.05909, section 3.3). At the edges of an image one linear map of
+After SASA (arXiv 1906.05909). At the edges of an image one linear map of
 a pixel says little, so the value of a pixel is a mixture of maps, and the place of the
 pixel in the window decides the shares:
 
