@@ -78,7 +78,7 @@ CASES = {
         ["data.name=cifar"], ["data.name has no choice 'cifar'", "'cifar10'"]
     ),
     "unknown method": Case(
-        ["pruning.method=rigl"], ["pruning.method has no choice 'rigl'"]
+        ["pruning.method=snip"], ["pruning.method has no choice 'snip'"]
     ),
     "heads that do not divide the width": Case(
         ["student.width=28", "student.heads=3"],
@@ -226,7 +226,7 @@ def test_a_checkpoint_of_another_model(
     after = contents(stored)
     assert {path: after[path] for path in before} == before
     # As a teacher, too.
-    (stored / "summary.json").write_text("{}")
+    (stored / "summary.json").write_text('{"teacher": {}}')
     assert run(stored.parent / "other", f"teacher.workdir={stored}") == 2
     check_sentence(capsys.readouterr().err, ["are of another model, with model = "])
     after = contents(stored)

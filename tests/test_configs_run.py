@@ -52,22 +52,6 @@ def test_both_networks_can_be_built(tmp_path: Path, name: str, argument: str) ->
     assert not list(tmp_path.iterdir())
 
 
-def test_only_an_attention_stem_is_part_of_a_checkpoint_s_identity(
-    tmp_path: Path,
-) -> None:
-    """Checkpoints from before there was a choice say nothing of it."""
-    identities = []
-    for stem in ("conv", "attention"):
-        config = alite_jax.get_config(f"digits:smoke,stem={stem}")
-        spec = DATASETS["digits"]
-        split = random_split(1)
-        networks = loop.create_networks(config, Data(spec, split, split), tmp_path)
-        identities.append(networks[1].identity)
-    conv, attention = identities
-    assert "stem" not in conv
-    assert attention == conv | {"stem": "attention"}
-
-
 @pytest.fixture
 def quick_compilation() -> Iterator[None]:
     """The programs run for a moment only, and compiling them takes all the time."""

@@ -6,6 +6,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
+import optax
 import pytest
 from compiling import quick_jit
 from networks import network
@@ -17,7 +18,14 @@ from alite_jax.models.layers import (
     Pointwise,
     heads_for,
 )
-from alite_jax.models.resnet import BLOCKS, MODELS, Bottleneck, ResNet, create_model
+from alite_jax.models.resnet import (
+    BLOCKS,
+    BRANCH_SCALE,
+    MODELS,
+    Bottleneck,
+    ResNet,
+    create_model,
+)
 from alite_jax.ops.local_attention import local_attention
 from alite_jax.sparsity.masks import count_parameters
 from alite_jax.trees import named_leaves
@@ -370,3 +378,39 @@ def test_running_statistics_move_by_a_tenth():
 def test_an_unknown_model_is_an_error(name, message):
     with pytest.raises(ConfigError, match=message):
         create_model(name, num_classes=10)
+
+
+def test_a_block_starts_close_to_its_shortcut():
+    model = create_model("resnet26_attention", **TINY)
+    init = functools.partial(model.init, train=False)
+    params = quick_jit(init)(jax.random.key(0), jnp.zeros((1, 4, 4, 3)))["params"]
+    for path, leaf in named_leaves(params):
+        if path.endswith("/scale"):
+            wanted = BRANCH_SCALE if "expand_norm" in path else 1.0
+            np.testing.assert_array_equal(leaf, np.float32(wanted), path)
+
+
+@pytest.mark.slow
+def test_gradients_of_new_attention_are_not_much_larger_than_of_convolution():
+    """With blocks that start at 1 they are 50 times as large."""
+    images = jnp.asarray(normal(32, 8, 8, 1))
+
+    def norm_of_gradient(name):
+        model = create_model(name, num_classes=10, width=16)
+        variables = quick_jit(functools.partial(model.init, train=False))(
+            jax.random.key(0), images
+        )
+
+        def loss(params):
+            logits, _ = model.apply(
+                {**variables, "params": params},
+                images,
+                train=True,
+                mutable=["batch_stats"],
+            )
+            return -jnp.mean(jax.nn.log_softmax(logits)[:, 0])
+
+        return optax.tree.norm(quick_jit(jax.grad(loss))(variables["params"]))
+
+    ratio = norm_of_gradient("resnet26_attention") / norm_of_gradient("resnet26")
+    assert ratio < 3

@@ -134,10 +134,11 @@ def test_products_are_of_the_dtype_and_sums_are_not(dtype: str) -> None:
     case = CASES[dtype]
     jaxpr = jax.make_jaxpr(case.step, axis_env=[(AXIS, 2)])(*case.shapes())
     found = products(jaxpr)
-    assert len(found) > 40
+    assert len(found) > 30
     if dtype == "bfloat16":
-        # Both classifiers, and both gradients of the student's.
-        assert found.count({"float32"}) == 4
+        # Both classifiers, both gradients of the student's, and those of the two
+        # embeddings, whose attention sums in float32.
+        assert found.count({"float32"}) == 6
     else:
         assert found.count({"float32"}) == len(found)
     # Softmax, normalisation, BatchNorm's sums over the devices, losses, gradients.

@@ -35,6 +35,13 @@ STUDENT_OPTIONS = ("kernel_size", "heads", "border", "stem")
 # others in the clipped norm, and training stalls.
 _NORM_EPSILON = 1e-3
 
+# What the last BatchNorm of each block starts with, so that a block starts close to its
+# shortcut. Attention multiplies gradients: with the customary 1, the gradient of a new
+# dense student is hundreds of times as large as a convolutional one's, and clipping it
+# stops the training. With 0 (arXiv 1706.02677) the weights of a block have no gradient
+# at first, by which masks would grow.
+BRANCH_SCALE = 0.2
+
 
 @dataclass(frozen=True)
 class ModelSpec:
@@ -142,7 +149,9 @@ class Bottleneck(nn.Module):
             name="spatial",
         )(x)
         x = nn.relu(self.norm(name="spatial_norm")(x))
-        x = self.norm(name="expand_norm")(pointwise(width, name="expand")(x))
+        x = pointwise(width, name="expand")(x)
+        scale = nn.initializers.constant(BRANCH_SCALE)
+        x = self.norm(name="expand_norm", scale_init=scale)(x)
         if inputs.shape != x.shape:
             inputs = pointwise(width, self.stride, name="shortcut")(inputs)
             inputs = self.norm(name="shortcut_norm")(inputs)
