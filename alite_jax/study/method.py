@@ -47,13 +47,13 @@ def method_rows(
         ),
         "gradual": Row(
             "pruned from dense instead of from random masks",
-            [sparse, {"pruning.method": "gradual", "pruning.stop_fraction": 0.75}],
+            [sparse, {"pruning.method": "gradual_global", "pruning.stop_fraction": 0.75}],
         ),
         "sequential": Row(
             "the long road: distil it dense, then prune, then fine-tune",
             [
                 sparse,
-                {"pruning.method": "gradual", "pruning.stop_fraction": 0.5},
+                {"pruning.method": "gradual_global", "pruning.stop_fraction": 0.5},
                 fine_tuning,
             ],
             start_from="dense_kd",
