@@ -26,7 +26,7 @@ test: $(INSTALLED_DEV)  ## run the tests; ARGS=... goes to pytest
 test-all: $(INSTALLED_DEV)  ## run the slow tests too
 	$(BIN)/python -m pytest -m "slow or not slow" $(ARGS)
 
-bench: $(INSTALLED_BENCH)  ## measure speed and memory against peers: under 15 minutes
+bench: $(INSTALLED_BENCH)  ## measure speed and memory against peers: a quarter of an hour
 	$(BIN)/python -m benchmarks $(ARGS)
 
 lint: $(INSTALLED_DEV)  ## check style, format and types
