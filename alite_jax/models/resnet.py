@@ -38,8 +38,8 @@ _NORM_EPSILON = 1e-3
 # What the last BatchNorm of each block starts with, so that a block starts close to its
 # shortcut. Attention multiplies gradients: with the customary 1, the gradient of a new
 # dense student is fifty times as large as that of a convolutional one, and clipping it
-# all but stops the training. With 0 (arXiv 1706.02677) the weights of a block have no gradient
-# at first, by which masks would grow.
+# all but stops the training. With 0 (arXiv 1706.02677) the weights of a block have no
+# gradient at first, by which masks would grow.
 BRANCH_SCALE = 0.2
 
 

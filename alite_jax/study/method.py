@@ -47,7 +47,10 @@ def method_rows(
         ),
         "gradual": Row(
             "pruned from dense instead of from random masks",
-            [sparse, {"pruning.method": "gradual_global", "pruning.stop_fraction": 0.75}],
+            [
+                sparse,
+                {"pruning.method": "gradual_global", "pruning.stop_fraction": 0.75},
+            ],
         ),
         "sequential": Row(
             "the long road: distil it dense, then prune, then fine-tune",
