@@ -7,7 +7,7 @@ epochs each instead of 200. All 50,000 training and 10,000 test images are used.
 
 Cost: about an hour and a half on 2 busy CPU cores.
 Expected on the 10,000 test images, seed 0: teacher 73.4 %, student 69.5 % with 31.5
-times fewer non-zero parameters.
+times fewer non-zero parameters, measured with an older start of the networks.
 """
 
 from ml_collections import ConfigDict

@@ -3,8 +3,8 @@
     python launch.py --config=configs/digits.py --workdir=runs/digits
 
 Cost: about 170 seconds on 2 CPU cores, compilation included.
-Expected on the 500 test images, mean of seeds 0, 1, 2: teacher 97.7 %, student 98.1 %
-with 31.5 times fewer non-zero parameters.
+Expected on the 500 test images, seed 0: teacher 99.4 %, student 98.2 % with 31.5 times
+fewer non-zero parameters.
 """
 
 from ml_collections import ConfigDict
