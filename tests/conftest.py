@@ -9,6 +9,7 @@ from pathlib import Path
 
 import jax
 import pytest
+from tiny import tiny_models
 
 jax.config.update("jax_platforms", "cpu")
 # Before anything is computed: with one device a wrong axis or a lost shard goes unseen.
@@ -26,3 +27,10 @@ def tfds_data_dir(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("TFDS_DATA_DIR", str(folder))
         yield folder
+
+
+@pytest.fixture(scope="module")
+def models() -> Iterator[None]:
+    """The networks of `tiny`, for modules that train through the public functions."""
+    with tiny_models():
+        yield

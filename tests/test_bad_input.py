@@ -4,7 +4,6 @@ import errno
 import json
 import os
 import re
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -12,7 +11,7 @@ import jax
 import numpy as np
 import pytest
 from archives import write_tfds
-from tiny import SETTINGS, run_command, tiny_config, tiny_models
+from tiny import SETTINGS, run_command, tiny_config
 
 import alite_jax
 from alite_jax.config import to_json
@@ -25,10 +24,7 @@ from alite_jax.training.state import TrainState
 DENSITY = "above 0 and at most 1, the fraction of weights that is kept, found"
 
 
-@pytest.fixture(scope="module", autouse=True)
-def models() -> Iterator[None]:
-    with tiny_models():
-        yield
+pytestmark = pytest.mark.usefixtures("models")
 
 
 def run(workdir: Path, *changes: str) -> int:

@@ -8,7 +8,6 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +15,7 @@ import jax
 import numpy as np
 import pytest
 from fitting import Stop, failing
-from tiny import assert_same, tiny_config, tiny_models
+from tiny import assert_same, tiny_config
 
 import alite_jax
 from alite_jax.config import to_json
@@ -27,10 +26,7 @@ from alite_jax.training.metrics import MetricWriter, read_metrics
 ROOT = Path(__file__).resolve().parent.parent
 
 
-@pytest.fixture(scope="module", autouse=True)
-def models() -> Iterator[None]:
-    with tiny_models():
-        yield
+pytestmark = pytest.mark.usefixtures("models")
 
 
 @pytest.fixture(scope="module")

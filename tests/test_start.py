@@ -2,7 +2,6 @@
 
 import json
 import shutil
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +9,7 @@ import jax
 import numpy as np
 import pytest
 from fitting import Stop, failing
-from tiny import assert_same, tiny_config, tiny_models
+from tiny import assert_same, tiny_config
 
 import alite_jax
 from alite_jax.errors import CheckpointError, ConfigError
@@ -19,11 +18,7 @@ from alite_jax.training import fit as fit_module
 from alite_jax.training import loop
 from alite_jax.training.metrics import read_metrics
 
-
-@pytest.fixture(scope="module", autouse=True)
-def models() -> Iterator[None]:
-    with tiny_models():
-        yield
+pytestmark = pytest.mark.usefixtures("models")
 
 
 @pytest.fixture(scope="module")

@@ -3,13 +3,12 @@
 import dataclasses
 import json
 import re
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 from fitting import Stop, failing
-from tiny import SETTINGS, run_command, tiny_models
+from tiny import SETTINGS, run_command
 
 import alite_jax
 from alite_jax.config_files import config_directory, load_config_file
@@ -33,10 +32,7 @@ TINY = Study(
 )
 
 
-@pytest.fixture(scope="module", autouse=True)
-def models() -> Iterator[None]:
-    with tiny_models():
-        yield
+pytestmark = pytest.mark.usefixtures("models")
 
 
 @pytest.fixture(scope="module")
