@@ -8,6 +8,25 @@ from alite_jax.study.declaration import Row
 _CE = "distillation.alpha=0"
 
 
+def short_training(epochs: int) -> dict[str, Any]:
+    """Returns overrides for so few epochs that each step must count.
+
+    Small batches make more steps of the same images, and masks change every 100 steps.
+
+    Args:
+        epochs: of the teacher and of each student.
+    """
+    return {
+        "data.batch_size": 64,
+        "teacher.epochs": epochs,
+        "teacher.optimizer.warmup_epochs": epochs / 6,
+        "student.epochs": epochs,
+        "student.optimizer.warmup_epochs": epochs / 6,
+        "pruning.every_steps": 100,
+        "logging.tensorboard": False,
+    }
+
+
 def method_rows(
     fine_tuning: Mapping[str, Any], claim_seeds: tuple[int, ...] = ()
 ) -> dict[str, Row]:

@@ -1,0 +1,36 @@
+"""Whether the method also wins with 100 classes, as far as 2 CPU cores allow.
+
+    python launch.py --config=configs/cifar100.py --job=prepare
+    python launch.py --job=study --study=configs/studies/cifar100_cpu.py
+
+Cost: about 25 minutes on 2 CPU cores for 3 runs.
+Expected: not measured yet.
+"""
+
+from alite_jax.study.declaration import Study
+from alite_jax.study.method import method_rows, short_training
+
+
+def get_study() -> Study:
+    """Returns the study."""
+    rows = method_rows(fine_tuning={})
+    return Study(
+        name="cifar100_cpu",
+        title="CIFAR-100, reduced: the method against the plain student",
+        description=(
+            "All 50,000 training and 10,000 test images, averaged down to 16x16 pixels;"
+            " networks 16 channels wide instead of 64; 3 epochs in batches of 64"
+            " instead of 200 in batches of 128; one seed."
+        ),
+        config="cifar100",
+        overrides=[
+            short_training(epochs=3),
+            {
+                "data.image_size": 16,
+                "data.crop_padding": 2,
+                "teacher.width": 16,
+                "student.width": 16,
+            },
+        ],
+        rows={row: rows[row] for row in ("dense_ce", "joint_0.1")},
+    )

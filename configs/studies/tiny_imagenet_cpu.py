@@ -1,0 +1,37 @@
+"""Whether the method also wins with 200 classes, as far as 2 CPU cores allow.
+
+    python launch.py --config=configs/tiny_imagenet.py --job=prepare
+    python launch.py --job=study --study=configs/studies/tiny_imagenet_cpu.py
+
+Cost: about 20 minutes on 2 CPU cores for 3 runs.
+Expected: not measured yet.
+"""
+
+from alite_jax.study.declaration import Study
+from alite_jax.study.method import method_rows, short_training
+
+
+def get_study() -> Study:
+    """Returns the study."""
+    rows = method_rows(fine_tuning={})
+    return Study(
+        name="tiny_imagenet_cpu",
+        title="Tiny-ImageNet, reduced: the method against the plain student",
+        description=(
+            "Images averaged down from 64x64 to 16x16 pixels; networks 16 channels wide"
+            " instead of 64; 2 epochs in batches of 64 instead of 200 in batches of"
+            " 128; one seed. The figures below come from 40,000 of the 100,000 training"
+            " images, and all 10,000 validation images."
+        ),
+        config="tiny_imagenet",
+        overrides=[
+            short_training(epochs=2),
+            {
+                "data.image_size": 16,
+                "data.crop_padding": 2,
+                "teacher.width": 16,
+                "student.width": 16,
+            },
+        ],
+        rows={row: rows[row] for row in ("dense_ce", "joint_0.1")},
+    )
