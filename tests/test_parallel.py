@@ -1,19 +1,21 @@
 """Spreading over devices: two of them do what one does."""
 
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from tiny import TwoLayers, assert_same, random_split
+from tiny import TwoLayers, assert_same, random_data, random_split
 
 import alite_jax
 from alite_jax.data.pipeline import TrainBatches
 from alite_jax.data.specs import DATASETS
 from alite_jax.sparsity.masks import init_masks
 from alite_jax.training import parallel
+from alite_jax.training.networks import create_networks
 from alite_jax.training.optimizer import create_optimizer
 from alite_jax.training.state import create_state
 from alite_jax.training.step import AXIS, Objective, make_train_step
@@ -89,7 +91,10 @@ def train(devices: int, axis_name: str | None) -> tuple[Any, list[Any]]:
     for n in range(STEPS):
         state, metrics = spread(state, teacher, batches.batch(n))
         history.append({name: value[0] for name, value in metrics.items()})
-    return jax.tree.map(lambda leaf: leaf[0], jax.device_get(state)), history
+    state = jax.device_get(state)
+    # Whatever BatchNorm normalises by, the devices go on with the same state.
+    assert all((leaf == leaf[:1]).all() for leaf in jax.tree.leaves(state))
+    return jax.tree.map(lambda leaf: leaf[0], state), history
 
 
 def difference(found: Any, wanted: Any) -> float:
@@ -114,6 +119,15 @@ def test_statistics_of_each_device_alone_would_be_noticed() -> None:
     two, together = train(devices=2, axis_name=None)
     assert difference(together, alone) > 1e-3
     assert difference(two.params, one.params) > 1e-3
+
+
+@pytest.mark.parametrize(("choice", "axis"), [("global", AXIS), ("device", None)])
+def test_what_batch_norm_shares_is_a_field(
+    tmp_path: Path, choice: str, axis: str | None
+) -> None:
+    config = alite_jax.get_config("digits", {"compute.batch_norm": choice})
+    for network in create_networks(config, random_data(), tmp_path):
+        assert network.model.axis_name == axis
 
 
 def test_a_batch_for_another_number_of_devices_is_refused() -> None:

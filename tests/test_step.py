@@ -301,7 +301,7 @@ def test_with_alpha_0_the_teacher_is_not_in_the_program(
 
 
 class Pixels:
-    """A network that answers with pixels and keeps the images that it saw."""
+    """A network that answers with pixels and keeps what it saw on each device."""
 
     def __init__(self, mirrored: bool = False) -> None:
         self.order = -1 if mirrored else 1
@@ -309,7 +309,10 @@ class Pixels:
     def apply(self, variables: Any, images: jax.Array, **options: Any) -> Any:
         logits = images[:, 4, :: self.order, 0] + variables["params"]["bias"]
         if options["train"]:
-            return logits, {"batch_stats": {"seen": images}}
+            # The step takes the mean over the devices.
+            slots = jnp.zeros((2, *images.shape))
+            seen = slots.at[jax.lax.axis_index(AXIS)].set(2 * images)
+            return logits, {"batch_stats": {"seen": seen}}
         return logits
 
 
@@ -320,7 +323,7 @@ def pixels_state() -> Any:
         state,
         params=params,
         masks={"bias": np.True_},
-        batch_stats={"seen": np.zeros((8, 8, 8, 1), np.float32)},
+        batch_stats={"seen": np.zeros((2, 8, 8, 8, 1), np.float32)},
         opt_state=jax.device_get(OPTIMIZER.init(params)),
     )
 
@@ -334,7 +337,7 @@ def look(images: np.ndarray, steps: int, mirrored: bool = False) -> tuple[Any, A
     batch = {"image": images, "label": np.zeros((2, 8), np.int32)}
     for _ in range(steps):
         state, metrics = step(state, variables, batch)
-    return np.asarray(state.batch_stats["seen"]), parallel.to_host(metrics)
+    return np.asarray(state.batch_stats["seen"])[0], parallel.to_host(metrics)
 
 
 def test_teacher_and_student_see_the_same_view() -> None:

@@ -12,32 +12,47 @@ from jax.typing import DTypeLike
 
 
 def augment(
-    key: jax.Array, images: jax.Array, *, crop_padding: int, flip: bool
+    key: jax.Array,
+    images: jax.Array,
+    *,
+    crop_padding: int,
+    flip: bool,
+    share: jax.Array | int = 0,
+    num_shares: int = 1,
 ) -> jax.Array:
     """Crops and mirrors each image at random.
 
     Every image is padded with `crop_padding` black pixels on each side and cut back to
-    its size at a random place; then one in two is mirrored left to right.
+    its size at a random place; then one in two is mirrored left to right. An image's
+    view depends on its place in the whole batch, not on the cut into shares.
 
     Args:
         key: the randomness; the same key gives the same crops and flips.
         images: uint8 [batch, height, width, channels].
         crop_padding: pixels of padding, 0 for no cropping.
         flip: whether to mirror.
+        share: which part of the whole batch the images are, counted from 0.
+        num_shares: equal parts of the whole batch.
 
     Returns:
         uint8 [batch, height, width, channels].
     """
     images = jnp.asarray(images)
     batch, height, width, _ = images.shape
+    whole = batch * num_shares
     crop_key, flip_key = jax.random.split(key)
+
+    def of_share(drawn: jax.Array) -> jax.Array:
+        return jax.lax.dynamic_slice_in_dim(drawn, share * batch, batch)
+
     rows = jnp.arange(height)[None, :]
     columns = jnp.arange(width)[None, :]
     if flip:
-        mirrored = jax.random.bernoulli(flip_key, shape=(batch, 1))
+        mirrored = of_share(jax.random.bernoulli(flip_key, shape=(whole, 1)))
         columns = jnp.where(mirrored, columns[:, ::-1], columns)
     if crop_padding:
-        offsets = jax.random.randint(crop_key, (batch, 2), 0, 2 * crop_padding + 1)
+        offsets = jax.random.randint(crop_key, (whole, 2), 0, 2 * crop_padding + 1)
+        offsets = of_share(offsets)
         rows = rows + offsets[:, :1]
         columns = columns + offsets[:, 1:]
         pad = (crop_padding, crop_padding)

@@ -18,14 +18,23 @@ Value = TypeVar("Value")
 class TrainBatches:
     """Shuffled training batches, each a pure function of the seed and the step.
 
-    An epoch is one pass in an order of its own; the last examples of the order that do
-    not fill a batch are dropped. Nothing has to be saved to go on at any step.
+    The examples come in passes, one after another: each pass has every example once, in
+    an order of its own. An epoch is as many batches as a pass fills; the few examples
+    that are left then are the first of the next epoch, so that none is ever missed.
+    Nothing has to be saved to go on at any step.
 
     Attributes:
         steps_per_epoch: number of batches in an epoch.
     """
 
-    def __init__(self, split: Split, batch_size: int, seed: int, num_shards: int):
+    def __init__(
+        self,
+        split: Split,
+        batch_size: int,
+        seed: int,
+        num_shards: int,
+        own_shards: slice = slice(None),
+    ):
         """Prepares to make batches.
 
         Args:
@@ -33,6 +42,8 @@ class TrainBatches:
             batch_size: examples in a batch, over all shards.
             seed: of the orders; not negative.
             num_shards: number of devices that share a batch; divides `batch_size`.
+            own_shards: those of them that this process feeds; what it leaves out is
+                made by the others.
 
         Raises:
             ConfigError: `batch_size` is not a positive multiple of `num_shards`, or is
@@ -49,6 +60,7 @@ class TrainBatches:
         self._batch_size = batch_size
         self._seed = seed
         self._num_shards = num_shards
+        self._own_shards = own_shards
         # (epoch, order) of the latest batch: a memory of the pure function, no state.
         self._latest: tuple[int, np.ndarray] | None = None
 
@@ -59,8 +71,8 @@ class TrainBatches:
             step: the global step, not negative.
 
         Returns:
-            'image': uint8 [num_shards, batch_size / num_shards, height, width,
-            channels]; 'label': int32 [num_shards, batch_size / num_shards].
+            'image': uint8 [own shards, batch_size / num_shards, height, width,
+            channels]; 'label': int32 [own shards, batch_size / num_shards].
         """
         epoch, position = divmod(step, self.steps_per_epoch)
         chosen = self.order(epoch)[:, position]
@@ -76,22 +88,30 @@ class TrainBatches:
             epoch: counted from 0.
 
         Returns:
-            Indices into the split, int32 [num_shards, steps_per_epoch, batch_size /
+            Indices into the split, int32 [own shards, steps_per_epoch, batch_size /
             num_shards].
         """
         latest = self._latest
         if latest is None or latest[0] != epoch:
-            random = np.random.default_rng([self._seed, epoch])
-            order = random.permutation(len(self._split)).astype(np.int32)
-            order = order[: self.steps_per_epoch * self._batch_size]
+            length = self.steps_per_epoch * self._batch_size
+            first, skipped = divmod(epoch * length, len(self._split))
+            # At most the end of one pass and the beginning of another.
+            order = np.concatenate([self._pass(first), self._pass(first + 1)])
+            order = order[skipped : skipped + length]
             # Shard i holds the i-th contiguous part of each batch.
             order = order.reshape(self.steps_per_epoch, self._num_shards, -1)
-            latest = (epoch, order.swapaxes(0, 1))
+            latest = (epoch, order.swapaxes(0, 1)[self._own_shards])
             self._latest = latest
         return latest[1]
 
+    def _pass(self, number: int) -> np.ndarray:
+        random = np.random.default_rng([self._seed, number])
+        return random.permutation(len(self._split)).astype(np.int32)
 
-def eval_batches(split: Split, batch_size: int, num_shards: int) -> Iterator[Batch]:
+
+def eval_batches(
+    split: Split, batch_size: int, num_shards: int, own_shards: slice = slice(None)
+) -> Iterator[Batch]:
     """Goes once through a split in its own order, with every example in it.
 
     All batches have the same shape: the last is filled up with black images of label 0,
@@ -101,10 +121,11 @@ def eval_batches(split: Split, batch_size: int, num_shards: int) -> Iterator[Bat
         split: the examples.
         batch_size: examples in a batch, over all shards.
         num_shards: number of devices that share a batch; divides `batch_size`.
+        own_shards: as for `TrainBatches`.
 
     Returns:
-        An iterator of batches with 'image': uint8 [num_shards, batch_size / num_shards,
-        height, width, channels], 'label': int32 and 'weight': float32 [num_shards,
+        An iterator of batches with 'image': uint8 [own shards, batch_size / num_shards,
+        height, width, channels], 'label': int32 and 'weight': float32 [own shards,
         batch_size / num_shards], 1 for an example and 0 for filling.
 
     Raises:
@@ -121,7 +142,8 @@ def eval_batches(split: Split, batch_size: int, num_shards: int) -> Iterator[Bat
                 "label": _fill(split.labels[start : start + batch_size], missing),
                 "weight": _fill(np.ones(len(images), np.float32), missing),
             }
-            yield _shard(batch, num_shards)
+            shards = _shard(batch, num_shards)
+            yield {name: array[own_shards] for name, array in shards.items()}
 
     return batches()
 

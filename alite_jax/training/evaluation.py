@@ -74,5 +74,8 @@ class Evaluator:
 
     def _batches(self) -> Iterable[Any]:
         return eval_batches(
-            self._data.evaluation, self._batch_size, parallel.device_count()
+            self._data.evaluation,
+            self._batch_size,
+            parallel.device_count(),
+            parallel.own_devices(),
         )

@@ -1,8 +1,10 @@
 """How the pure steps are spread over devices, and nothing else knows it.
 
-`jax.pmap` over the local devices with the axis name `AXIS`; in today's JAX it is jit of
-shard_map. A single device takes the same road, since BatchNorm and the steps name the
-axis. Moving to `jax.shard_map` is a change of this file.
+`jax.pmap` over all devices of all processes, with the axis name `AXIS`. Of the forms
+that JAX has, it is the one in which each process hands over its own part of a batch as
+plain numpy arrays, and in today's JAX it is jit of shard_map and costs no more. A
+single device takes the same road, since BatchNorm and the steps name the axis. Moving
+to `jax.shard_map` is a change of this file.
 """
 
 import os
@@ -21,14 +23,22 @@ _ON_LINUX = hasattr(os, "sched_getaffinity")
 
 
 def device_count() -> int:
-    """The number of devices that share a batch."""
-    return jax.local_device_count()
+    """The number of devices that share a batch, in all processes."""
+    return jax.device_count()
+
+
+def own_devices() -> slice:
+    """Which of them are of this process; pmap counts process by process."""
+    count = jax.local_device_count()
+    return slice(jax.process_index() * count, (jax.process_index() + 1) * count)
 
 
 def spread(
     step: Callable[..., Any], *, donate_state: bool = False
 ) -> Callable[..., Any]:
     """Maps `step` over the devices; every argument and result has a leading axis.
+
+    That axis is as long as this process has devices.
 
     Args:
         step: a pure function of one device's share.
@@ -38,7 +48,7 @@ def spread(
 
 
 def replicate(tree: Any) -> Any:
-    """Copies a pytree to every device.
+    """Copies a pytree to every device of this process.
 
     The axis name must be pmap's own: with another the step would compile twice, once
     for these arrays and once for its own results.
@@ -53,7 +63,7 @@ def keep(tree: Any) -> Any:
     """
 
     def put(array: np.ndarray) -> jax.Array:
-        shape = (device_count(), *array.shape)
+        shape = (jax.local_device_count(), *array.shape)
         return jax.make_array_from_callback(shape, _sharding(), lambda _: array[None])
 
     return jax.tree.map(put, tree)

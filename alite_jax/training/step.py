@@ -24,6 +24,9 @@ from alite_jax.training.state import TrainState, Variables
 
 AXIS = "batch"
 
+# What the key of a step is for, folded into it; another use needs another number.
+_VIEWS = 0
+
 Batch = dict[str, jax.Array]
 Metrics = dict[str, jax.Array]
 TrainStep = Callable[[TrainState, Variables, Batch], tuple[TrainState, Metrics]]
@@ -50,13 +53,14 @@ def make_gradients(
     the ones to grow.
 
     Args:
-        model: the network that is trained; its BatchNorm reduces over `AXIS`.
+        model: the network that is trained; its BatchNorm may reduce over `AXIS`.
         teacher: a frozen network of the same logits, or None.
         objective: the loss.
         dataset: gives the normalisation constants.
         crop_padding: see `augment`.
         flip: see `augment`.
-        key: PRNG key; the step and the device are folded into it.
+        key: PRNG key; the step is folded into it. What is drawn is drawn for the whole
+            batch, so that the number of devices does not change it.
         accumulation: passes in which a device's share of a batch goes through the
             networks, each with an equal part. Gradients, metrics and the updated
             running statistics are means over the parts; BatchNorm normalises each
@@ -67,7 +71,7 @@ def make_gradients(
 
     Returns:
         `gradients(state, teacher_variables, batch)`: means over all devices of the
-        gradients and, over this one, of the metrics and of the updated running
+        gradients, over this one of the metrics, and over all of the updated running
         statistics. `batch` is as for `make_train_step`.
     """
     distils = teacher is not None and objective.needs_teacher
@@ -128,16 +132,21 @@ def make_gradients(
         state: TrainState, teacher_variables: Variables, batch: Batch
     ) -> tuple[Any, Metrics, Any]:
         step_key = jax.random.fold_in(key, state.step)
-        device_key = jax.random.fold_in(step_key, jax.lax.axis_index(AXIS))
         images = augment(
-            device_key, batch["image"], crop_padding=crop_padding, flip=flip
+            jax.random.fold_in(step_key, _VIEWS),
+            batch["image"],
+            crop_padding=crop_padding,
+            flip=flip,
+            share=jax.lax.axis_index(AXIS),
+            num_shares=jax.lax.axis_size(AXIS),
         )
         gradients, metrics, batch_stats = mean_over_parts(
             partial(forward_and_backward, state, teacher_variables),
             {"image": images, "label": batch["label"]},
             accumulation,
         )
-        return jax.lax.pmean(gradients, AXIS), metrics, batch_stats
+        gradients, batch_stats = jax.lax.pmean((gradients, batch_stats), AXIS)
+        return gradients, metrics, batch_stats
 
     return gradients
 
@@ -155,7 +164,7 @@ def make_train_step(
     Gradients and momentum are dense; masks are applied after the update.
 
     Args:
-        model: the network that is trained; its BatchNorm reduces over `AXIS`.
+        model: the network that is trained; its BatchNorm may reduce over `AXIS`.
         teacher: a frozen network of the same logits, or None.
         optimizer: the optax chain.
         objective: the loss.
