@@ -28,6 +28,25 @@ class TrainingError(AliteError):
     """Training cannot go on, for example because the loss is not finite."""
 
 
+class PackedFileError(AliteError):
+    """A network cannot be packed, or a packed file is damaged."""
+
+
+class StoppedError(AliteError):
+    """A signal asked a run to stop; all that it needs to go on is saved.
+
+    Attributes:
+        signal: its number; `launch.py` exits with 128 plus this.
+    """
+
+    def __init__(self, message: str, signal: int) -> None:
+        super().__init__(message, signal)
+        self.signal = signal
+
+    def __str__(self) -> str:
+        return str(self.args[0])
+
+
 def nearest(name: str, valid: Iterable[str]) -> str:
     """Returns the valid names as a phrase for an error, the most similar ones first.
 

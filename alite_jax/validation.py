@@ -65,6 +65,7 @@ LIMITS = (
     Limit("distillation.feature_weight", lambda v: v >= 0, "at least 0 (0 is off)"),
     Limit("compute.accumulation", lambda v: v >= 1, "at least 1"),
     Limit("compute.steps_per_dispatch", lambda v: v >= 1, "at least 1"),
+    Limit("logging.profile_steps", lambda v: v >= 0, "at least 0 (0 traces none)"),
     Limit("logging.every_steps", lambda v: v >= 1, "at least 1"),
     Limit("checkpoint.every_steps", lambda v: v >= 0, "at least 0 (0: epoch ends)"),
     Limit("checkpoint.keep", lambda v: v >= 1, "at least 1"),
@@ -101,6 +102,7 @@ def choices() -> dict[str, Collection[str]]:
         "distillation.loss": LOSSES,
         "distillation.schedule": SCHEDULES,
         "compute.dtype": ("float32", "bfloat16"),
+        "compute.batch_norm": ("global", "device"),
     }
 
 

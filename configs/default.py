@@ -55,7 +55,7 @@ def get_config() -> ConfigDict:
     teacher.optimizer = _sgd()
 
     config.student = student = ConfigDict()
-    # As for the teacher.
+    # Name and width as for the teacher.
     student.model = "resnet26_attention"
     student.width = 64
     # Side of the attention window in pixels; odd.
@@ -74,6 +74,7 @@ def get_config() -> ConfigDict:
     student.init_workdir = ""
     # Fraction of the prunable weights that is kept, in (0, 1]; 1 trains it dense.
     student.density = 0.1
+    # Passes over the training split.
     student.epochs = 200
     student.optimizer = _sgd()
 
@@ -126,6 +127,10 @@ def get_config() -> ConfigDict:
     # Number format in which both networks compute: 'float32' or 'bfloat16'. Parameters,
     # statistics, attention's softmax, logits, losses and the optimizer stay float32.
     compute.dtype = "float32"
+    # What BatchNorm normalises by in training: the statistics of the whole batch over
+    # all devices ('global'), which does not depend on their number, or of each device's
+    # share ('device'), which spares the exchange. Running statistics are those of all.
+    compute.batch_norm = "global"
     # Passes in which each device's share of a batch goes through the networks before
     # the one update; divides that share. More need less memory; BatchNorm normalises
     # each pass by its own statistics.
@@ -140,6 +145,9 @@ def get_config() -> ConfigDict:
     logging.every_steps = 50
     # Whether a progress bar is shown.
     logging.progress = True
+    # Steps of each network whose trace goes into the folder `profile` of the workdir,
+    # after ten others; 0 traces none.
+    logging.profile_steps = 0
     # Whether TensorBoard events are written to the workdir too.
     logging.tensorboard = True
 

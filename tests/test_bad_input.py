@@ -229,6 +229,16 @@ def test_a_checkpoint_of_another_model(
     assert {path: after[path] for path in before} == before
 
 
+def test_a_workdir_in_a_bucket(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert run_command("--config=digits", "--workdir=gs://bucket/run") == 2
+    wanted = "--workdir must be a folder, found gs://bucket/run: mount the bucket"
+    check_sentence(capsys.readouterr().err, [wanted])
+    assert not list(tmp_path.iterdir())
+
+
 def test_a_workdir_below_a_file(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

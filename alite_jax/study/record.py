@@ -11,6 +11,7 @@ from alite_jax.config import describe_difference, from_json
 from alite_jax.errors import ConfigError
 from alite_jax.study.declaration import Run
 from alite_jax.training.metrics import read_metrics
+from alite_jax.training.processes import by_first
 from alite_jax.training.run_folder import FREE_FIELDS, read_summary, write_whole
 
 # Fields that name folders of a machine, of no use on another one.
@@ -23,6 +24,7 @@ _EVALUATIONS = ("eval_loss", "eval_accuracy")
 _LAYER = "density/"
 
 
+@by_first
 def make_record(run: Run) -> dict[str, Any]:
     """Reads the result of a finished run.
 

@@ -14,7 +14,8 @@ from alite_jax.errors import ConfigError, TrainingError, nearest
 from alite_jax.study.declaration import TEACHER, Run, Study, study_runs
 from alite_jax.study.record import make_record, read_record, record_file, write_record
 from alite_jax.training.loop import train, train_teacher
-from alite_jax.training.run_folder import write_whole
+from alite_jax.training.processes import by_first, is_first
+from alite_jax.training.run_folder import run_folder, write_whole
 
 PathLike = str | os.PathLike[str]
 Records = dict[tuple[str, int], dict[str, Any]]
@@ -47,19 +48,17 @@ def run_study(
         TrainingError: the training of some runs failed, at the end of the others.
         AliteError: with one sentence, for whatever else stops a run.
     """
-    folder = Path(workdir)
+    folder = run_folder(workdir)
     target = Path("results") / study.name if results is None else Path(results)
     runs = study_runs(study, folder)
     chosen = _choose(study, runs, rows)
-    if (folder / "config.json").exists():
-        raise ConfigError(f"{folder} holds a run of its own; use another --workdir")
-    records = _published(runs, chosen, target)
+    records = _published(runs, chosen, target, folder)
     failures: dict[tuple[str, int], str] = {}
     for number, run in enumerate(chosen, start=1):
         if any((row, run.seed) in failures for row in run.needs):
             failures[run.row, run.seed] = "what it starts from failed"
             continue
-        if run.config.logging.progress:
+        if run.config.logging.progress and is_first():
             print(
                 f"{study.name}, run {number} of {len(chosen)}: {run.row}, seed"
                 f" {run.seed}",
@@ -87,6 +86,7 @@ def run_study(
     return {row.name: list(row.records) for row in _results(study, records)}
 
 
+@by_first
 def publish(study: Study, records: Records, folder: Path) -> None:
     """Writes the page of a study, `README.md`, and its plots.
 
@@ -128,11 +128,16 @@ def _choose(study: Study, runs: list[Run], rows: Collection[str]) -> list[Run]:
     return [run for run in runs if (run.row, run.seed) in needed]
 
 
-def _published(runs: list[Run], chosen: list[Run], folder: Path) -> Records:
+@by_first
+def _published(
+    runs: list[Run], chosen: list[Run], target: Path, folder: Path
+) -> Records:
     """The records that are there; a wrong one is no matter if it is made anew now."""
+    if (folder / "config.json").exists():
+        raise ConfigError(f"{folder} holds a run of its own; use another --workdir")
     records: Records = {}
     for run in runs:
-        path = record_file(folder, run)
+        path = record_file(target, run)
         if not path.exists():
             continue
         try:

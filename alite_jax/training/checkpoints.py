@@ -16,8 +16,6 @@ cores), and a full disk is reported by the save that met it, not by a later one.
 """
 
 import dataclasses
-import hashlib
-import json
 import os
 from collections.abc import Mapping
 from typing import Any, TypeVar
@@ -28,11 +26,17 @@ import orbax.checkpoint as ocp
 from absl import logging
 
 from alite_jax.errors import CheckpointError
-from alite_jax.training.leaves import blank, describe, flatten, like
+from alite_jax.training.leaves import as_json, blank, describe, digest, flatten, like
 from alite_jax.training.orbax_failures import contained_failures, reason
+from alite_jax.training.processes import by_first
 
 State = TypeVar("State")
 _MODEL_FIELDS = ("params", "batch_stats", "masks")
+
+# Orbax would wait for other processes, which do not even have a manager.
+_FIRST_ALONE = ocp.options.MultiprocessingOptions(
+    primary_host=0, active_processes={0}, barrier_sync_key_prefix="alite_jax"
+)
 
 
 class _DamagedError(Exception):
@@ -43,7 +47,8 @@ class Checkpoints:
     """The checkpoints below one directory, all of one model.
 
     Reading never writes to the directory, so a finished run can be opened as a teacher
-    while it is read-only.
+    while it is read-only. Of several processes the first one reads and writes, and all
+    of them must make the same calls.
 
     Args:
         directory: where the steps are stored; made by the first save.
@@ -65,7 +70,7 @@ class Checkpoints:
         path = os.fspath(directory)
         self.directory = path if "://" in path else os.path.abspath(path)
         self._keep = keep
-        self._identity = _as_json(identity)
+        self._identity = as_json(identity)
         self._manager: ocp.CheckpointManager | None = None
         self._writable = False
         # What this object knows of the steps on disk: a whole one is not written twice,
@@ -73,10 +78,12 @@ class Checkpoints:
         self._whole: dict[int, Any] = {}
         self._damaged: set[int] = set()
 
+    @by_first
     def latest_step(self) -> int | None:
         """Returns the newest finished checkpoint's step, or `None` without any."""
         return max(self._steps(), default=None)
 
+    @by_first
     def save(
         self,
         step: int,
@@ -108,7 +115,7 @@ class Checkpoints:
         if self._whole.get(step) == leaves:
             return
         meta = {"identity": self._identity, "leaves": leaves, "extra": extra}
-        meta = _as_json(meta)
+        meta = as_json(meta)
         try:
             with contained_failures():
                 manager = self._open(write=True)
@@ -121,7 +128,7 @@ class Checkpoints:
                     args=ocp.args.Composite(
                         model=ocp.args.StandardSave(arrays["model"]),
                         train=ocp.args.StandardSave(arrays["train"]),
-                        meta=ocp.args.JsonSave({**meta, "digest": _digest(meta)}),
+                        meta=ocp.args.JsonSave({**meta, "digest": digest(meta)}),
                     ),
                     force=True,
                 )
@@ -135,6 +142,7 @@ class Checkpoints:
             ) from error
         self._whole[step] = leaves
 
+    @by_first
     def restore(
         self, template_state: State, step: int | None = None
     ) -> tuple[State, dict[str, Any]]:
@@ -162,6 +170,7 @@ class Checkpoints:
         )
         return state, meta["extra"]
 
+    @by_first
     def restore_model(
         self, template: Mapping[str, Any], step: int | None = None
     ) -> dict[str, Any]:
@@ -194,9 +203,10 @@ class Checkpoints:
                 self.directory,
                 options=ocp.CheckpointManagerOptions(
                     max_to_keep=self._keep,
-                    create=write,
+                    create=False,
                     cleanup_tmp_directories=write,
                     enable_async_checkpointing=False,
+                    multiprocessing_options=_FIRST_ALONE,
                 ),
             )
             self._writable = write
@@ -241,7 +251,7 @@ class Checkpoints:
         self, step: int, templates: dict[str, Any]
     ) -> tuple[dict[str, Any], dict[str, Any]]:
         meta = self._read_item(step, "meta", ocp.args.JsonRestore())
-        if not isinstance(meta, dict) or meta.pop("digest", None) != _digest(meta):
+        if not isinstance(meta, dict) or meta.pop("digest", None) != digest(meta):
             raise _DamagedError("meta differs from its digest")
         self._check_identity(meta["identity"])
         items = {}
@@ -304,12 +314,3 @@ def _split(state: Any) -> tuple[dict[str, Any], dict[str, Any]]:
         if field.metadata.get("pytree_node", True)
     }
     return {name: fields.pop(name) for name in _MODEL_FIELDS}, fields
-
-
-def _as_json(value: Any) -> Any:
-    """Returns `value` as it comes back from JSON; numpy scalars become numbers."""
-    return json.loads(json.dumps(value, default=lambda number: number.item()))
-
-
-def _digest(meta: Any) -> str:
-    return hashlib.sha256(json.dumps(meta, sort_keys=True).encode()).hexdigest()

@@ -21,9 +21,12 @@ from alite_jax.training.checkpoints import Checkpoints
 from alite_jax.training.dispatch import dispatches, make_program, on_last_batch
 from alite_jax.training.evaluation import Data, Evaluator
 from alite_jax.training.feeds import make_feed
-from alite_jax.training.metrics import MetricWriter
+from alite_jax.training.interruption import Interruption
+from alite_jax.training.metrics import MetricWriter, NoWriter
 from alite_jax.training.objective import Objective
 from alite_jax.training.optimizer import create_optimizer
+from alite_jax.training.processes import is_first
+from alite_jax.training.profile import Trace
 from alite_jax.training.progress import Progress
 from alite_jax.training.rewire import (
     make_rewire_step,
@@ -42,7 +45,7 @@ class Network:
 
     Attributes:
         phase: `"teacher"` or `"student"`; also tells their random keys apart.
-        model: the module; its BatchNorm reduces over `step.AXIS`.
+        model: the module; its BatchNorm may reduce over `step.AXIS`.
         recipe: the fields `epochs` and `optimizer` of this network's config.
         objective: the loss.
         make_masks: from a key and the parameters to the masks.
@@ -96,12 +99,13 @@ def fit(
     config: Any,
     data: Data,
     evaluator: Evaluator,
-    writer: MetricWriter,
+    writer: MetricWriter | NoWriter,
 ) -> tuple[Variables, float]:
     """Trains to the end, resuming from the newest whole checkpoint.
 
-    Checkpoints are written after each epoch and every `config.checkpoint.every_steps`,
-    never after a loss or a gradient that is not finite.
+    Checkpoints are written after each epoch, every `config.checkpoint.every_steps` and
+    when a signal stops the run, never after a loss or a gradient that is not finite.
+    Wherever it was interrupted, the training ends as if it had not been.
 
     Args:
         network: what to train.
@@ -121,9 +125,16 @@ def fit(
         TrainingError: the loss or the gradient is not finite; names the step and the
             last checkpoint.
         CheckpointError: a checkpoint cannot be read or written.
+        StoppedError: a signal stopped the run, after a checkpoint.
     """
     shards = parallel.device_count()
-    batches = TrainBatches(data.train, config.data.batch_size, config.seed, shards)
+    batches = TrainBatches(
+        data.train,
+        config.data.batch_size,
+        config.seed,
+        shards,
+        parallel.own_devices(),
+    )
     check_accumulation(config.compute.accumulation, config.data.batch_size, shards)
     steps_per_epoch, epochs = batches.steps_per_epoch, network.recipe.epochs
     total_steps = epochs * steps_per_epoch
@@ -143,10 +154,11 @@ def fit(
     checkpoints = network.checkpoints(config.checkpoint.keep)
     if checkpoints.latest_step() is None:
         start = [network.start.restore(data.image_shape)] if network.start else []
-        state, seconds = parallel.run_once(create, *start), 0.0
+        state = parallel.run_once(create, *start)
+        extra: dict[str, Any] = {"seconds": 0.0}
     else:
         state, extra = checkpoints.restore(jax.eval_shape(create))
-        seconds = extra["seconds"]
+    seconds = extra["seconds"]
     first_step = int(state.step)
     writer.rewind(network.phase, first_step)
     if first_step >= total_steps:
@@ -188,25 +200,36 @@ def fit(
     rewires = prunes(state.masks) and method != "static"
     state = parallel.replicate(state)
     teacher_variables = parallel.replicate(teacher_variables)
-    window = Window(network.phase, checkpoints)
+    window = Window(network.phase, checkpoints, extra.get("open_steps", ()))
     progress = Progress(
         network.phase,
         total_steps,
         first_step,
         config.data.batch_size,
-        config.logging.progress,
+        config.logging.progress and is_first(),
     )
+    folder = network.folder.parent / "profile" / network.phase
+    trace = Trace(folder, first_step, config.logging.profile_steps)
     log_every, save_every = config.logging.every_steps, config.checkpoint.every_steps
     intervals = [steps_per_epoch, log_every, save_every]
     if rewires:
         intervals.append(rewirings.every)
     sources = feed.sources(dispatches(first_step, total_steps, length, intervals))
-    with closing(progress), closing(checkpoints), closing(sources):
+    with (
+        Interruption() as interruption,
+        closing(progress),
+        closing(checkpoints),
+        closing(sources),
+        closing(trace),
+    ):
         started = time.monotonic() - seconds
         for steps, source in sources:
-            state, metrics = program(state, teacher_variables, source)
+            run = trace.annotate(steps.start, program)
+            state, metrics = run(state, teacher_variables, source)
             window.add(steps, metrics)
             step = steps.stop
+            trace.update(step, metrics)
+            stops = interruption.requested(step)
             ends_epoch = step % steps_per_epoch == 0
             saves = ends_epoch or (save_every and step % save_every == 0)
             # A checkpoint closes the window, too: no loss goes into it unchecked.
@@ -226,12 +249,15 @@ def fit(
                 state = rewire_step(state, *inputs)
                 if starts_dense(method):
                     density = density_of(parallel.to_host(state.masks))
-            if saves:
+            if saves or stops:
                 host_state = parallel.to_host(state)
                 seconds = time.monotonic() - started
                 if ends_epoch and prunes(host_state.masks):
                     kept = layer_densities(host_state.masks)
                     kept = {f"density/{layer}": kept[layer] for layer in kept}
                     writer.write(step, kept, prefix=network.phase)
-                checkpoints.save(step, host_state, extra={"seconds": seconds})
+                extra = {"seconds": seconds, "open_steps": window.open_steps()}
+                checkpoints.save(step, host_state, extra=extra)
+            if stops:
+                raise interruption.error(network.phase, step, checkpoints.directory)
     return host_state.variables, seconds

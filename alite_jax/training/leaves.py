@@ -1,6 +1,7 @@
 """A state as a flat mapping from tree paths to arrays, as which it is stored."""
 
 import hashlib
+import json
 from collections.abc import Mapping
 from typing import Any
 
@@ -44,3 +45,13 @@ def like(template: Any, array: np.ndarray) -> Any:
     if isinstance(template, np.generic):
         return array[()]
     return array if hasattr(template, "dtype") else type(template)(array)
+
+
+def as_json(value: Any) -> Any:
+    """Returns `value` as it comes back from JSON; numpy scalars become numbers."""
+    return json.loads(json.dumps(value, default=lambda number: number.item()))
+
+
+def digest(document: Any) -> str:
+    """Returns the SHA-256 of a JSON value."""
+    return hashlib.sha256(json.dumps(document, sort_keys=True).encode()).hexdigest()

@@ -4,9 +4,11 @@ import json
 import os
 import sys
 import time
+from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from typing import Any
 
+import flax.linen as nn
 import jax
 
 from alite_jax import config as config_lib
@@ -19,9 +21,10 @@ from alite_jax.sparsity.masks import density
 from alite_jax.training import parallel
 from alite_jax.training.evaluation import Data, Evaluator
 from alite_jax.training.fit import Network, fit
-from alite_jax.training.metrics import MetricWriter
+from alite_jax.training.metrics import MetricWriter, NoWriter
 from alite_jax.training.networks import create_networks
-from alite_jax.training.run_folder import claim, read_summary, write_whole
+from alite_jax.training.processes import first_alone, is_first
+from alite_jax.training.run_folder import claim, read_summary, run_folder, write_whole
 from alite_jax.training.state import Variables
 
 
@@ -41,12 +44,12 @@ def train(config: Any, workdir: str | os.PathLike[str]) -> dict[str, Any]:
         AliteError: with one sentence, for whatever stops the run.
     """
     config_lib.validate(config)
-    folder = Path(workdir)
+    folder = run_folder(workdir)
     claim(folder, config)
     finished = read_summary(folder)
     if finished and "student" in finished:
-        print(f"{folder} holds a finished run; its result was:\n")
-        print(comparison_table(finished))
+        _say(f"{folder} holds a finished run; its result was:\n")
+        _say(comparison_table(finished))
         return finished
     data = load_data(config)
     teacher, student = create_networks(config, data, folder)
@@ -54,11 +57,11 @@ def train(config: Any, workdir: str | os.PathLike[str]) -> dict[str, Any]:
         network.phase: Evaluator(network.model, data, config.data.eval_batch_size)
         for network in (teacher, student)
     }
-    if config.logging.progress:
+    if config.logging.progress and is_first():
         print(_announcement(config, data, folder), file=sys.stderr)
     started = time.monotonic()
     seconds = {}
-    with MetricWriter(folder, tensorboard=config.logging.tensorboard) as writer:
+    with _open_writer(config, folder) as writer:
         if config.teacher.workdir:
             teacher_variables = teacher.restore(data.image_shape)
         else:
@@ -75,7 +78,7 @@ def train(config: Any, workdir: str | os.PathLike[str]) -> dict[str, Any]:
     )
     seconds["this_process"] = time.monotonic() - started
     summary = _finish(folder, config, results, seconds)
-    print(comparison_table(summary))
+    _say(comparison_table(summary))
     return summary
 
 
@@ -96,7 +99,7 @@ def train_teacher(config: Any, workdir: str | os.PathLike[str]) -> dict[str, Any
         AliteError: with one sentence, for whatever stops the run.
     """
     config_lib.validate(config)
-    folder = Path(workdir)
+    folder = run_folder(workdir)
     if config.teacher.workdir:
         raise ConfigError(
             f"teacher.workdir is {config.teacher.workdir}, whose teacher needs no"
@@ -110,7 +113,7 @@ def train_teacher(config: Any, workdir: str | os.PathLike[str]) -> dict[str, Any
     teacher, _ = create_networks(config, data, folder)
     evaluator = Evaluator(teacher.model, data, config.data.eval_batch_size)
     started = time.monotonic()
-    with MetricWriter(folder, tensorboard=config.logging.tensorboard) as writer:
+    with _open_writer(config, folder) as writer:
         variables, training = fit(teacher, None, config, data, evaluator, writer)
     results = {"teacher": _result(teacher, variables, evaluator, data)}
     seconds = {
@@ -138,7 +141,7 @@ def evaluate(config: Any, workdir: str | os.PathLike[str]) -> dict[str, Any]:
     data = load_data(config)
     started = time.monotonic()
     results = []
-    for network in create_networks(config, data, Path(workdir)):
+    for network in create_networks(config, data, run_folder(workdir)):
         evaluator = Evaluator(network.model, data, config.data.eval_batch_size)
         variables = network.restore(data.image_shape)
         results.append(_result(network, variables, evaluator, data))
@@ -148,8 +151,33 @@ def evaluate(config: Any, workdir: str | os.PathLike[str]) -> dict[str, Any]:
         **_compare(*results),
         "seconds": {"evaluation": time.monotonic() - started},
     }
-    print(comparison_table(summary))
+    _say(comparison_table(summary))
     return summary
+
+
+def restore(
+    config: Any, workdir: str | os.PathLike[str]
+) -> dict[str, tuple[nn.Module, Variables]]:
+    """Reads the networks of a run, to look at them or to use them.
+
+    Args:
+        config: the run's own.
+        workdir: the run's folder.
+
+    Returns:
+        `teacher` and `student`: the module and its variables, `params`, `batch_stats`
+        and `masks` as numpy arrays; `module.apply(variables, images, train=False)` are
+        the logits of normalised images.
+
+    Raises:
+        AliteError: with one sentence, for example if there is no checkpoint.
+    """
+    config_lib.validate(config)
+    data = load_data(config)
+    return {
+        network.phase: (network.model, network.restore(data.image_shape))
+        for network in create_networks(config, data, run_folder(workdir))
+    }
 
 
 def load_data(config: Any) -> Data:
@@ -159,7 +187,19 @@ def load_data(config: Any) -> Data:
         DataError: the data set is missing or damaged; says what to run.
     """
     spec = dataset_spec(config.data.name)
-    return Data(spec, load_split(config.data, "train"), load_split(config.data, "eval"))
+    read = first_alone(load_split)  # It may have to be made.
+    return Data(spec, read(config.data, "train"), read(config.data, "eval"))
+
+
+def _say(text: str) -> None:
+    if is_first():
+        print(text)
+
+
+def _open_writer(config: Any, folder: Path) -> AbstractContextManager[Any]:
+    if is_first():
+        return MetricWriter(folder, tensorboard=config.logging.tensorboard)
+    return nullcontext(NoWriter())
 
 
 def _announcement(config: Any, data: Data, folder: Path) -> str:

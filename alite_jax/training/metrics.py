@@ -173,6 +173,18 @@ class MetricWriter:
         )
 
 
+class NoWriter:
+    """Stands in for the writer in a process that is not the one to write."""
+
+    def write(
+        self, step: int, metrics: Mapping[str, Any], *, prefix: str = "student"
+    ) -> None:
+        """Writes nothing."""
+
+    def rewind(self, phase: str, step: int) -> None:
+        """Has nothing to drop."""
+
+
 def read_metrics(workdir: str | os.PathLike[str]) -> list[dict[str, Any]]:
     """Returns the records of `metrics.jsonl` in file order, `[]` without the file.
 

@@ -9,7 +9,6 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from alite_jax import config as config_lib
 from alite_jax.errors import CheckpointError
 from alite_jax.models.resnet import STUDENT_OPTIONS, create_model
 from alite_jax.sparsity.masks import dense_masks, init_masks, magnitude_masks
@@ -17,7 +16,7 @@ from alite_jax.training.evaluation import Data
 from alite_jax.training.fit import Network
 from alite_jax.training.objective import Objective
 from alite_jax.training.rewire import starts_dense
-from alite_jax.training.run_folder import read_summary
+from alite_jax.training.run_folder import read_config, read_summary
 from alite_jax.training.step import AXIS
 
 
@@ -55,7 +54,7 @@ def create_networks(config: Any, data: Data, folder: Path) -> tuple[Network, Net
         ),
         make_masks=draw_masks if student.density < 1 else _no_masks,
         folder=folder / "checkpoints",
-        **_model(config.student, config.compute.dtype, data, options),
+        **_model(config.student, config.compute, data, options),
     )
     if student.init_workdir:
         with closing(pupil.checkpoints(keep=1)) as checkpoints:
@@ -71,7 +70,7 @@ def create_networks(config: Any, data: Data, folder: Path) -> tuple[Network, Net
             ),
             make_masks=_no_masks,
             folder=teacher_folder / "teacher",
-            **_model(config.teacher, config.compute.dtype, data, {}),
+            **_model(config.teacher, config.compute, data, {}),
         ),
         pupil,
     )
@@ -101,7 +100,7 @@ def _finished(network: str, field: str, config: Any) -> Path:
 def _start(student: Network, config: Any) -> Network:
     """The student of the run in `student.init_workdir`, which has masks of its own."""
     folder = _finished("student", "init_workdir", config)
-    recorded = config_lib.from_json((folder / "config.json").read_text())
+    recorded = read_config(folder)
     pruned = partial(init_masks, density=1.0)
     return replace(
         student,
@@ -111,16 +110,19 @@ def _start(student: Network, config: Any) -> Network:
 
 
 def _model(
-    config: Any, dtype: str, data: Data, options: dict[str, Any]
+    config: Any, compute: Any, data: Data, options: dict[str, Any]
 ) -> dict[str, Any]:
     """The fields `model` and `identity` of a network, after a dry run of the model.
 
-    The dtype of the computation is not part of the identity: the parameters are of the
-    same model, and a teacher of one dtype may teach a student of another.
+    How it is computed is not part of the identity: the parameters are of the same
+    model, and a teacher of one dtype may teach a student of another.
     """
     settings = {"width": config.width, "num_classes": data.spec.num_classes, **options}
     model = create_model(
-        config.model, axis_name=AXIS, dtype=jnp.dtype(dtype), **settings
+        config.model,
+        axis_name=AXIS if compute.batch_norm == "global" else None,
+        dtype=jnp.dtype(compute.dtype),
+        **settings,
     )
     images = jax.ShapeDtypeStruct((1, *data.image_shape), jnp.float32)
     # What cannot be built must stop the run now and not after hours of the teacher.

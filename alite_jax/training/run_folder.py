@@ -1,11 +1,15 @@
 """A run's folder: whose it is, its result, and files that are whole or not there."""
 
 import json
+import os
 from pathlib import Path
 from typing import Any
 
+from ml_collections import ConfigDict
+
 from alite_jax import config as config_lib
 from alite_jax.errors import CheckpointError, ConfigError
+from alite_jax.training.processes import by_first
 
 # Fields that a run may change when it resumes: none of them changes its result.
 FREE_FIELDS = (
@@ -17,6 +21,22 @@ FREE_FIELDS = (
 _RESULTS = ("teacher", "checkpoints", "summary.json")
 
 
+def run_folder(workdir: str | os.PathLike[str]) -> Path:
+    """Returns the path of a run's folder.
+
+    Raises:
+        ConfigError: it is not on this machine.
+    """
+    text = os.fspath(workdir)
+    if "://" in text:
+        raise ConfigError(
+            f"--workdir must be a folder, found {text}: mount the bucket (docs/tpu.md)"
+            " and give the folder where it is mounted"
+        )
+    return Path(text)
+
+
+@by_first
 def claim(folder: Path, config: Any) -> None:
     """Makes the run's folder, or checks that it belongs to this configuration.
 
@@ -35,10 +55,7 @@ def claim(folder: Path, config: Any) -> None:
     if not begun or not recorded.exists():
         write_whole(recorded, config_lib.to_json(config))
         return
-    try:
-        before = config_lib.from_json(recorded.read_text())
-    except (OSError, ConfigError) as error:
-        raise ConfigError(f"{recorded} cannot be used: {error}") from error
+    before = read_config(folder)
     changed = [
         f"{name} (was {old!r}, is {new!r})"
         for name, (old, new) in config_lib.describe_difference(config, before).items()
@@ -51,6 +68,21 @@ def claim(folder: Path, config: Any) -> None:
         )
 
 
+@by_first
+def read_config(folder: Path) -> ConfigDict:
+    """Returns the configuration that a run has written into its folder.
+
+    Raises:
+        ConfigError: the file is missing or damaged.
+    """
+    path = folder / "config.json"
+    try:
+        return config_lib.from_json(path.read_text())
+    except (OSError, ConfigError) as error:
+        raise ConfigError(f"{path} cannot be used: {error}") from error
+
+
+@by_first
 def read_summary(folder: Path) -> dict[str, Any] | None:
     """Returns the content of `summary.json`, None where the run is not finished.
 
@@ -73,6 +105,7 @@ def read_summary(folder: Path) -> dict[str, Any] | None:
     return summary
 
 
+@by_first
 def write_whole(path: Path, content: str | bytes) -> None:
     """Writes a file whole or not at all, and its folder if that is missing.
 

@@ -1,5 +1,7 @@
 """The metrics of the steps since the last line of the record."""
 
+from collections.abc import Iterable, Mapping
+
 import jax
 import numpy as np
 
@@ -17,12 +19,20 @@ class Window:
     Args:
         phase: `teacher` or `student`, for the error.
         checkpoints: of this training, for the error.
+        open_steps: what `open_steps` returned before this process, if a checkpoint was
+            written between two lines of the record.
     """
 
-    def __init__(self, phase: str, checkpoints: Checkpoints) -> None:
+    def __init__(
+        self,
+        phase: str,
+        checkpoints: Checkpoints,
+        open_steps: Iterable[Mapping[str, float]] = (),
+    ) -> None:
         self._phase = phase
         self._checkpoints = checkpoints
         self._dispatches: list[tuple[range, Metrics]] = []
+        self._fetched = [dict(metrics) for metrics in open_steps]
 
     def add(self, steps: range, metrics: Metrics) -> None:
         """Takes what `alite_jax.training.dispatch` returned, on all devices.
@@ -40,19 +50,29 @@ class Window:
         Raises:
             TrainingError: a loss or a gradient is not finite.
         """
-        fetched: list[dict[str, np.ndarray]] = []
+        steps = self.open_steps()
+        self._fetched = []
+        return {
+            name: float(np.mean([metrics[name] for metrics in steps]))
+            for name in steps[0]
+        }
+
+    def open_steps(self) -> list[dict[str, float]]:
+        """Returns the metrics of each step since the last line, as JSON values.
+
+        Raises:
+            TrainingError: a loss or a gradient is not finite.
+        """
         for steps, metrics in jax.device_get(self._dispatches):
             rows = {name: np.ravel(value[0]) for name, value in metrics.items()}
             for i, step in enumerate(steps):
-                fetched.append({name: row[i] for name, row in rows.items()})
-                self._check(step + 1, fetched[-1])
+                of_step = {name: float(row[i]) for name, row in rows.items()}
+                self._check(step + 1, of_step)
+                self._fetched.append(of_step)
         self._dispatches = []
-        return {
-            name: float(np.mean([metrics[name] for metrics in fetched]))
-            for name in fetched[0]
-        }
+        return self._fetched
 
-    def _check(self, step: int, metrics: dict[str, np.ndarray]) -> None:
+    def _check(self, step: int, metrics: dict[str, float]) -> None:
         # A gradient of NaN ruins the weights now, the loss only at the next step.
         for name in ("loss", "gradient_norm"):
             if np.isfinite(metrics[name]):

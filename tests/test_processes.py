@@ -1,0 +1,119 @@
+"""Several processes and several devices train what one does."""
+
+import shutil
+import signal
+from pathlib import Path
+from typing import Any
+
+import jax
+import pytest
+from runs import (
+    assert_close_runs,
+    begin,
+    begin_together,
+    end,
+    summary,
+)
+
+from alite_jax.errors import ConfigError
+from alite_jax.training import processes
+from alite_jax.training.metrics import read_metrics
+
+pytestmark = pytest.mark.usefixtures("models")
+
+# Twenty steps of the student, four changes of its masks.
+LONG = "student.epochs=5"
+
+# Sums over a batch are added in another order, which differs by 1e-7 of their size;
+# twenty steps of training multiply that by some hundreds.
+TOLERANCE = 2e-4
+
+
+@pytest.fixture(scope="module")
+def alone(tfds_data_dir: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A run on one device."""
+    folder = tmp_path_factory.mktemp("alone")
+    end(begin(folder, 1, LONG))
+    return folder
+
+
+@pytest.fixture(scope="module")
+def eight(alone: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The same on eight devices."""
+    folder = tmp_path_factory.mktemp("eight")
+    end(begin(folder, 8, LONG))
+    return folder
+
+
+@pytest.fixture(scope="module")
+def together(alone: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The same in two processes of four devices each."""
+    folder = tmp_path_factory.mktemp("together")
+    end(*begin_together(folder, 2, 4, LONG))
+    return folder
+
+
+def test_eight_devices_train_what_one_does(alone: Path, eight: Path) -> None:
+    assert_close_runs(eight, alone, LONG, tolerance=TOLERANCE)
+
+
+def test_two_processes_train_what_one_does(eight: Path, together: Path) -> None:
+    assert_close_runs(together, eight, LONG, tolerance=TOLERANCE)
+    assert summary(together)["student"]["accuracy"] == pytest.approx(
+        summary(eight)["student"]["accuracy"]
+    )
+
+
+def test_only_the_first_process_writes(together: Path) -> None:
+    lines = [(line["phase"], line["step"]) for line in read_metrics(together)]
+    evaluations = 2 + 5
+    densities = 5
+    assert len(lines) == 2 * 4 + 5 * 4 + evaluations + densities
+    assert lines == sorted(lines, key=lambda line: (line[0] != "teacher", line[1]))
+
+
+@pytest.mark.parametrize(("before", "after"), [(8, 2), (1, 8)])
+def test_a_run_goes_on_with_another_number_of_devices(
+    alone: Path, eight: Path, tmp_path: Path, before: int, after: int
+) -> None:
+    folder = tmp_path / "run"
+    shutil.copytree({1: alone, 8: eight}[before], folder)
+    (folder / "summary.json").unlink()
+    steps = sorted((folder / "checkpoints").iterdir(), key=lambda path: int(path.name))
+    shutil.rmtree(steps[-1])  # Back to the end of the epoch before the last.
+    end(begin(folder, after, LONG))
+    assert_close_runs(folder, alone, LONG, tolerance=TOLERANCE)
+
+
+def test_a_signal_to_one_process_stops_all(together: Path, tmp_path: Path) -> None:
+    long = "student.epochs=400"
+    first, second = begin_together(tmp_path / "run", 2, 1, long)
+    while not (tmp_path / "run" / "checkpoints").exists():
+        assert first.poll() is None, first.communicate()
+    second.send_signal(signal.SIGTERM)
+    errors = end(first, second, status=143)
+    assert all("student: stopped by SIGTERM after step" in error for error in errors)
+
+
+def test_what_one_process_finds_wrong_stops_all(together: Path, tmp_path: Path) -> None:
+    shutil.copytree(together, tmp_path / "run")
+    other = begin_together(tmp_path / "run", 2, 1, LONG, "student.density=0.5")
+    errors = end(*other, status=2)
+    assert all("holds a run with another configuration" in error for error in errors)
+
+
+def test_processes_that_find_nobody(monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(*place: Any) -> None:
+        raise RuntimeError("nobody there")
+
+    monkeypatch.setattr(jax.distributed, "initialize", fail)
+    with pytest.raises(ConfigError, match=r"one another \(nobody there\): start all"):
+        processes.connect("localhost:1", 2, 0)
+
+
+def test_one_process_is_the_first_and_acts_itself() -> None:
+    assert processes.is_first()
+    for decorate in (processes.by_first, processes.first_alone):
+        assert decorate(lambda a, b: a - b)(3, b=1) == 2
+        with pytest.raises(ZeroDivisionError):
+            decorate(lambda: 1 // 0)()
