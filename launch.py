@@ -5,7 +5,8 @@
                      [--table=TABLE] [--format=FORMAT]
 
 The same command again resumes an unfinished run. Exit status: 0 done, 2 a mistake in
-the command, the data or the run (one sentence says which), 130 interrupted.
+the command, the data or the run (one sentence says which), 130 or 143 stopped by Ctrl-C
+or SIGTERM, after which the same command goes on where it was.
 """
 
 import os
@@ -29,7 +30,7 @@ from alite_jax.config import (
     get_config,
     override,
 )
-from alite_jax.errors import AliteError, ConfigError, nearest
+from alite_jax.errors import AliteError, ConfigError, StoppedError, nearest
 
 FLAGS = flags.FLAGS
 
@@ -44,6 +45,15 @@ def evaluate(config: ConfigDict, workdir: str) -> None:
     """Measure the networks of a finished run on the evaluation split."""
     keep_compiled_programs()
     alite_jax.evaluate(config, workdir)
+
+
+def profile(config: ConfigDict, workdir: str) -> None:
+    """Trace some steps of both networks into WORKDIR/profile; a run of its own."""
+    from alite_jax.training.profile import profile_config
+
+    keep_compiled_programs()
+    alite_jax.train(profile_config(config), workdir)
+    print(f"traces of both networks are in {workdir}/profile")
 
 
 def prepare(config: ConfigDict, workdir: str) -> None:
@@ -80,13 +90,38 @@ def study(overrides: list[str], workdir: str) -> None:
     alite_jax.run_study(declared, workdir, FLAGS.results, rows=FLAGS.rows)
 
 
+def sweep(config: ConfigDict, workdir: str) -> None:
+    """Train a run for each combination of the values that --sweep flags give."""
+    from alite_jax.study.sweep import sweep_table
+
+    fields = dict(text.split("=", 1) for text in FLAGS.sweep)
+    shard = fields.pop("shard", "0/1")
+    # Values that have commas themselves are separated by semicolons.
+    grid = {
+        field: text.split(";" if ";" in text else ",") for field, text in fields.items()
+    }
+    keep_compiled_programs()
+    print(sweep_table(alite_jax.sweep(config, grid, workdir, shard=shard)))
+
+
+def show_config(config: ConfigDict, workdir: str) -> None:
+    """Print every field with its value; --format=markdown explains them too."""
+    del workdir
+    from alite_jax.config_docs import config_page
+
+    print(config_page(config, FLAGS.format))
+
+
 # What they take: the configuration, for `study` the overrides, and the workdir.
 JOBS: dict[str, Callable[..., None]] = {
     "train": train,
     "evaluate": evaluate,
+    "profile": profile,
     "prepare": prepare,
     "cost": cost,
     "study": study,
+    "sweep": sweep,
+    "config": show_config,
 }
 
 flags.DEFINE_string(
@@ -101,6 +136,13 @@ flags.DEFINE_string(
     None,
     "Folder of the run. Left out: runs/NAME of the config, with its arguments if any, "
     "such as runs/digits or runs/cifar10_smoke; runs/studies/NAME of a study.",
+)
+flags.DEFINE_multi_string(
+    "sweep",
+    [],
+    "FIELD=VALUES for --job=sweep, more often written --sweep.FIELD=VALUES: the values "
+    "of a field, separated by commas. --sweep.shard=i/n makes every n-th run only, "
+    "from the i-th, counted from 0.",
 )
 flags.DEFINE_string("study", None, "Study: a name or file in configs/studies.")
 flags.DEFINE_list("rows", [], "Rows of the study to train now. Left out: all.")
@@ -120,13 +162,27 @@ flags.DEFINE_string(
     "the teacher and every student of the paper's size, whatever the config.",
 )
 flags.DEFINE_string(
-    "format", "table", f"How --job=cost prints it: {', '.join(FORMATS)}."
+    "format", "table", f"How --job=cost and --job=config print: {', '.join(FORMATS)}."
 )
 
-# Flags that mean something to one job only.
-OF_ONE_JOB = {
-    **dict.fromkeys(("table", "format"), "cost"),
-    **dict.fromkeys(("study", "rows", "results"), "study"),
+flags.DEFINE_bool(
+    "distributed",
+    False,
+    "One of several processes that train one model: start the same command on every "
+    "host. JAX finds the others by itself on TPU pods and under Slurm or MPI; "
+    "elsewhere the three flags below say where they are.",
+)
+flags.DEFINE_string("coordinator_address", None, "HOST:PORT of the first process.")
+flags.DEFINE_integer("num_processes", None, "Number of processes.")
+flags.DEFINE_integer("process_id", None, "Which of them this one is, from 0.")
+MANUAL = ("coordinator_address", "num_processes", "process_id")
+
+# Flags that mean something to some jobs only.
+OF_SOME_JOBS = {
+    "table": ("cost",),
+    "format": ("cost", "config"),
+    **dict.fromkeys(("study", "rows", "results"), ("study",)),
+    "sweep": ("sweep",),
 }
 CHOICES: dict[str, Collection[str]] = {"job": JOBS, "table": TABLES, "format": FORMATS}
 
@@ -142,6 +198,8 @@ examples:
   python launch.py --config=configs/cifar10.py --job=prepare
   python launch.py --job=study --study=configs/studies/digits.py --rows=static,rigl
   python launch.py --config=configs/cifar10.py --job=cost --format=markdown
+  python launch.py --config=configs/digits.py --job=sweep \\
+      --sweep.student.density=0.1,0.05 --sweep.distillation.alpha=0,0.5,0.9
 
 --helpfull lists the flags of the libraries too."""
 
@@ -164,18 +222,22 @@ def parse(argv: list[str]) -> list[str]:
         print(f"{__doc__}\nflags:\n{described}{EPILOGUE}")
         sys.exit(0)
     try:
-        arguments, overrides = split_overrides(argv)
-        _parse_flags(arguments)
+        arguments, overrides = split_overrides(argv, "config")
+        arguments, swept = split_overrides(arguments, "sweep")
+        _parse_flags([*arguments, *(f"--sweep={text}" for text in swept)])
     except AliteError as error:
         sys.exit(_report(error))
     return overrides
 
 
-def split_overrides(argv: list[str]) -> tuple[list[str], list[str]]:
+def split_overrides(
+    argv: list[str], flag: str = "config"
+) -> tuple[list[str], list[str]]:
     """Takes `--config.section.field=value` out of a command line.
 
     Args:
         argv: the command line; a value may also follow as the next argument.
+        flag: another name in the place of `config`.
 
     Returns:
         The other arguments, and the overrides as `section.field=value`.
@@ -186,7 +248,7 @@ def split_overrides(argv: list[str]) -> tuple[list[str], list[str]]:
     others, overrides = [], []
     arguments = iter(argv)
     for argument in arguments:
-        match = re.match(r"--?config\.(.*)", argument, re.DOTALL)
+        match = re.match(rf"--?{flag}\.(.*)", argument, re.DOTALL)
         if not match:
             others.append(argument)
             continue
@@ -220,9 +282,10 @@ def _parse_flags(argv: list[str]) -> None:
         value = str(FLAGS[name].value)
         if value not in choices:
             raise ConfigError(f"unknown {name} {value!r}; {nearest(value, choices)}")
-    for name, job in OF_ONE_JOB.items():
-        if FLAGS[name].present and FLAGS.job != job:
-            raise ConfigError(f"--{name} is for --job={job}, found --job={FLAGS.job}")
+    for name, jobs in OF_SOME_JOBS.items():
+        if FLAGS[name].present and FLAGS.job not in jobs:
+            wanted = " and ".join(f"--job={job}" for job in jobs)
+            raise ConfigError(f"--{name} is for {wanted}, found --job={FLAGS.job}")
 
 
 def main(overrides: list[str]) -> int:
@@ -236,14 +299,21 @@ def main(overrides: list[str]) -> int:
     """
     # absl's runner turns on INFO, which TFDS, JAX and Orbax use for their own news.
     logging.set_verbosity(logging.WARNING)
-    workdir = FLAGS.workdir or default_workdir(FLAGS.config or "digits")
+    name = FLAGS.config or ("default" if FLAGS.job == "config" else None)
+    workdir = FLAGS.workdir or default_workdir(name or "digits")
+    if FLAGS.job in ("sweep", "profile") and not FLAGS.workdir:
+        workdir = str(Path("runs") / f"{FLAGS.job}s" / Path(workdir).name)
     if FLAGS.study and not FLAGS.workdir:
         workdir = f"runs/studies/{Path(FLAGS.study).stem}"
     try:
+        join_processes()
         if FLAGS.job == "study":
             study(overrides, workdir)
         else:
-            JOBS[FLAGS.job](load_config(FLAGS.config, workdir, overrides), workdir)
+            JOBS[FLAGS.job](load_config(name, workdir, overrides), workdir)
+    except StoppedError as error:
+        print(error, file=sys.stderr)
+        return 128 + error.signal
     except AliteError as error:
         return _report(error)
     except KeyboardInterrupt:
@@ -254,6 +324,15 @@ def main(overrides: list[str]) -> int:
         )
         return 130
     return 0
+
+
+def join_processes() -> None:
+    """Makes this process one of several, if a flag says so."""
+    manual = {name: FLAGS[name].value for name in MANUAL}
+    if FLAGS.distributed or any(FLAGS[name].present for name in MANUAL):
+        from alite_jax.training.processes import connect
+
+        connect(**manual)
 
 
 def keep_compiled_programs() -> None:

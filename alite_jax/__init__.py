@@ -5,7 +5,7 @@ import alite_jax
 config = alite_jax.get_config("digits", {"student.density": 0.05})
 summary = alite_jax.train(config, "runs/digits")
 
-`train`, `evaluate`, `run_study` and `get_study` are loaded on first use.
+What needs JAX is loaded on first use.
 """
 
 import importlib
@@ -16,15 +16,27 @@ from alite_jax.config import get_config, override
 if TYPE_CHECKING:
     from alite_jax.study.declaration import get_study
     from alite_jax.study.run import run_study
-    from alite_jax.training.loop import evaluate, train
+    from alite_jax.study.sweep import sweep
+    from alite_jax.training.loop import evaluate, restore, train
 
-__all__ = ["evaluate", "get_config", "get_study", "override", "run_study", "train"]
+__all__ = [
+    "evaluate",
+    "get_config",
+    "get_study",
+    "override",
+    "restore",
+    "run_study",
+    "sweep",
+    "train",
+]
 
 _MODULES = {
     "evaluate": "alite_jax.training.loop",
+    "restore": "alite_jax.training.loop",
     "train": "alite_jax.training.loop",
     "get_study": "alite_jax.study.declaration",
     "run_study": "alite_jax.study.run",
+    "sweep": "alite_jax.study.sweep",
 }
 
 

@@ -1,8 +1,21 @@
 """Leaves of a pytree with their names."""
 
+from collections.abc import Mapping
 from typing import Any
 
 import jax
+
+
+def nested(flat: Mapping[str, Any]) -> dict[str, Any]:
+    """The nested dict of `{"stem/kernel": array}`."""
+    tree: dict[str, Any] = {}
+    for path, leaf in flat.items():
+        *folders, name = path.split("/")
+        place = tree
+        for folder in folders:
+            place = place.setdefault(folder, {})
+        place[name] = leaf
+    return tree
 
 
 def named_leaves(tree: Any) -> list[tuple[str, Any]]:

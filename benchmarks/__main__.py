@@ -34,6 +34,7 @@ SECTIONS: dict[str, tuple[str, dict[str, int]]] = {
     "steps": ("steps.compare", {"rounds": 4}),
     "steps" + SYSTEM: ("steps.compare", {"rounds": 2}),
     "compilation": ("steps.compilation", {}),
+    "devices": ("devices.compare", {"rounds": 3}),
     "methods": ("attention.methods", {"rounds": 5}),
 }
 # `methods` is behind a decision, not behind a claim.

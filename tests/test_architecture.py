@@ -32,13 +32,14 @@ ALLOWED = {
     "data": {"errors"},
     "models": {"errors", "ops"},
     "analysis": {"data", "errors", "models", "ops", "sparsity", "trees"},
-    "deploy": {"errors", "models", "ops", "sparsity"},
+    "deploy": {"errors", "models", "ops", "sparsity", "trees"},
     "config_files": {"errors"},
     # The names that a field may hold come from the tables themselves.
     "validation": {
         *("data", "distillation", "errors", "models", "ops", "schedules", "sparsity"),
     },
     "config": {"config_files", "errors", "validation"},
+    "config_docs": {"analysis", "config", "config_files"},
     "training": {
         *("analysis", "config", "data", "distillation", "errors", "models"),
         *("ops", "schedules", "sparsity", "trees"),

@@ -151,17 +151,17 @@ def test_a_damaged_config_of_a_run(calls, tmp_path, capsys):
     ("arguments", "message"),
     [
         (["--job=trian"], "unknown job 'trian'; did you mean 'train'?"),
-        (["--job=x"], "unknown job 'x'; valid names: cost, evaluate, prepare, study, "),
+        (["--job=x"], "unknown job 'x'; valid names: config, cost, evaluate, prepare,"),
         (["--format=jsn"], "unknown format 'jsn'; did you mean 'json'?"),
         (["--format=x"], "unknown format 'x'; valid names: json, markdown, table"),
         (["--table=papr"], "unknown table 'papr'; did you mean 'paper'?"),
         (["--wrkdir=x"], "unknown flag --wrkdir; did you mean 'workdir'?"),
         (
             ["--zzz"],
-            "unknown flag --zzz; valid names: config, format, job, results, rows, stud",
+            "unknown flag --zzz; valid names: config, coordinator_address, distributed",
         ),
         (["--rows=joint"], "--rows is for --job=study, found --job=train"),
-        (["--format=json"], "--format is for --job=cost, found --job=train"),
+        (["--format=json"], "--format is for --job=cost and --job=config, found"),
         (["--job=study"], "--job=study needs --study=configs/studies/NAME.py"),
         (["--job=study", "--study=digts"], "unknown study 'digts'; did you mean 'dig"),
         (

@@ -6,7 +6,7 @@ Nothing here needs JAX, so that a mistake in a command line shows before it is l
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-# How `--job=cost` prints, and what.
+# How `--job=cost` prints (and `--job=config`), and what.
 FORMATS = ("table", "markdown", "json")
 TABLES = ("networks", "paper")
 

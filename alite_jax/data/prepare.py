@@ -14,6 +14,8 @@ import re
 from collections.abc import Iterator
 from typing import Any
 
+from etils import epath
+
 from alite_jax.data.specs import dataset_spec
 from alite_jax.errors import DataError
 
@@ -34,14 +36,22 @@ _ARCHIVES = {
 def data_dir(data_config: Any) -> pathlib.Path:
     """Returns the TFDS data directory: the config's, else TFDS_DATA_DIR, else ~'s."""
     chosen = data_config.data_dir or os.environ.get("TFDS_DATA_DIR")
-    return pathlib.Path(chosen or "~/tensorflow_datasets").expanduser()
+    return _folder(chosen or "~/tensorflow_datasets")
 
 
 def manual_dir(data_config: Any) -> pathlib.Path:
     """Returns the folder in which archives fetched by hand are looked for."""
     if data_config.manual_dir:
-        return pathlib.Path(data_config.manual_dir).expanduser()
+        return _folder(data_config.manual_dir)
     return data_dir(data_config) / "downloads" / "manual"
+
+
+def _folder(text: str) -> pathlib.Path:
+    """A path of this machine, or one such as gs://bucket, as which TFDS takes it."""
+    if "://" in text:
+        path: pathlib.Path = epath.Path(text)
+        return path
+    return pathlib.Path(text).expanduser()
 
 
 def prepare_command(data_config: Any) -> str:

@@ -35,6 +35,7 @@ from alite_jax.ops.relative_positions import (
     window_logits,
 )
 from alite_jax.ops.row_attention import rows
+from alite_jax.ops.window_weights import window_weights
 from alite_jax.ops.windows import haloed_blocks, unfold
 
 BORDERS = ("zero", "mask")
@@ -88,8 +89,10 @@ def local_attention(
             f"local_attention: unknown border {border!r}; {nearest(border, BORDERS)}"
         )
     if method == "auto":
-        _, height, width, _, head_dim = queries.shape
-        backend = jax.default_backend()
+        batch, height, width, _, head_dim = queries.shape
+        # `rows` arranges a known number of images; a program with a free batch
+        # dimension, which is exported for any backend, takes another method.
+        backend = jax.default_backend() if isinstance(batch, int) else "any"
         method = fastest(height, width, head_dim, kernel_size, backend)
     if method not in METHODS:
         valid = (*METHODS, "auto")
@@ -111,23 +114,11 @@ def reference(
     border: str,
 ) -> jax.Array:
     """The unfold: every window copied out, `kernel_size**2` times the memory."""
-    size = row_embeddings.shape[0]
-    row_logits, column_logits = window_logits(
-        queries, row_embeddings, column_embeddings
-    )
-    logits = jnp.einsum(
-        "...ijhd,...ijuvhd->...hijuv",
-        queries,
-        unfold(keys, size),
-        preferred_element_type=jnp.float32,
-    )
-    logits = logits + row_logits[..., :, None] + column_logits[..., None, :]
-    if border == "mask":
-        rows, columns = (inside_map(side, size) for side in queries.shape[1:3])
-        inside = rows[:, None, :, None] & columns[None, :, None, :]  # [i, j, u, v]
-        logits = jnp.where(inside[None, None], logits, -jnp.inf)
-    weights = jax.nn.softmax(logits, axis=(-2, -1)).astype(values.dtype)
-    return jnp.einsum("...hijuv,...ijuvhd->...ijhd", weights, unfold(values, size))
+    weights = window_weights(
+        queries, keys, row_embeddings, column_embeddings, border=border
+    ).astype(values.dtype)
+    windows = unfold(values, row_embeddings.shape[0])
+    return jnp.einsum("...ijhuv,...ijuvhd->...ijhd", weights, windows)
 
 
 def blocked(
