@@ -20,11 +20,14 @@ help:  ## list these commands
 demo: $(INSTALLED)  ## train, distil and prune on digits, then compare: a few minutes
 	$(BIN)/python launch.py --config=configs/digits.py --workdir=runs/demo
 
+# Two workers, each with whole files, whose tests share what is slow to make.
+PYTEST := $(BIN)/python -m pytest -n 2 --dist loadfile
+
 test: $(INSTALLED_DEV)  ## run the tests; ARGS=... goes to pytest
-	$(BIN)/python -m pytest $(ARGS)
+	$(PYTEST) $(ARGS)
 
 test-all: $(INSTALLED_DEV)  ## run the slow tests too
-	$(BIN)/python -m pytest -m "slow or not slow" $(ARGS)
+	$(PYTEST) -m "slow or not slow" $(ARGS)
 
 bench: $(INSTALLED_BENCH)  ## measure speed and memory against peers: a quarter of an hour
 	$(BIN)/python -m benchmarks $(ARGS)

@@ -9,120 +9,21 @@ the command, the data or the run (one sentence says which), 130 or 143 stopped b
 or SIGTERM, after which the same command goes on where it was.
 """
 
-import os
 import re
 import sys
-from collections.abc import Callable, Collection
+from collections.abc import Collection
 from pathlib import Path
 
 from absl import app, flags, logging
-from ml_collections import ConfigDict
 
-import alite_jax
 from alite_jax.allocator import restart_tuned
 from alite_jax.analysis.table import FORMATS, TABLES
-from alite_jax.config import (
-    ARGUMENTS,
-    config_names,
-    default_config,
-    flatten,
-    from_json,
-    get_config,
-    override,
-)
+from alite_jax.config import ARGUMENTS, config_names, default_config, flatten
 from alite_jax.errors import AliteError, ConfigError, StoppedError, nearest
+from alite_jax.jobs import JOBS, Command
 
 FLAGS = flags.FLAGS
 
-
-def train(config: ConfigDict, workdir: str) -> None:
-    """Train teacher and student, compare them in WORKDIR/summary.json."""
-    keep_compiled_programs()
-    alite_jax.train(config, workdir)
-
-
-def evaluate(config: ConfigDict, workdir: str) -> None:
-    """Measure the networks of a finished run on the evaluation split."""
-    keep_compiled_programs()
-    alite_jax.evaluate(config, workdir)
-
-
-def profile(config: ConfigDict, workdir: str) -> None:
-    """Trace some steps of both networks into WORKDIR/profile; a run of its own."""
-    from alite_jax.training.profile import profile_config
-
-    keep_compiled_programs()
-    alite_jax.train(profile_config(config), workdir)
-    print(f"traces of both networks are in {workdir}/profile")
-
-
-def prepare(config: ConfigDict, workdir: str) -> None:
-    """Download the data set and write it as TFDS files; needs no workdir."""
-    del workdir
-    from alite_jax.data.prepare import prepare as prepare_data
-
-    print(f"{config.data.name} is ready in {prepare_data(config.data)}")
-
-
-def cost(config: ConfigDict, workdir: str) -> None:
-    """Count parameters, MACs and bytes of both networks; needs no data, no workdir."""
-    del workdir
-    from alite_jax.analysis.cost_table import matrix_table, networks_table
-    from alite_jax.analysis.networks import configured_costs, paper_matrix
-
-    if FLAGS.table == "paper":
-        print(matrix_table(paper_matrix(), FLAGS.format))
-    else:
-        print(networks_table(*configured_costs(config), FLAGS.format))
-
-
-def study(overrides: list[str], workdir: str) -> None:
-    """Train the runs of --study, with tables and plots of what they found."""
-    from alite_jax.study.declaration import get_study
-
-    if FLAGS.study is None or FLAGS.config is not None:
-        raise ConfigError(
-            "--job=study needs --study=configs/studies/NAME.py, which names the config,"
-            " and no --config"
-        )
-    declared = get_study(FLAGS.study, overrides)
-    keep_compiled_programs()
-    alite_jax.run_study(declared, workdir, FLAGS.results, rows=FLAGS.rows)
-
-
-def sweep(config: ConfigDict, workdir: str) -> None:
-    """Train a run for each combination of the values that --sweep flags give."""
-    from alite_jax.study.sweep import sweep_table
-
-    fields = dict(text.split("=", 1) for text in FLAGS.sweep)
-    shard = fields.pop("shard", "0/1")
-    # Values that have commas themselves are separated by semicolons.
-    grid = {
-        field: text.split(";" if ";" in text else ",") for field, text in fields.items()
-    }
-    keep_compiled_programs()
-    print(sweep_table(alite_jax.sweep(config, grid, workdir, shard=shard)))
-
-
-def show_config(config: ConfigDict, workdir: str) -> None:
-    """Print every field with its value; --format=markdown explains them too."""
-    del workdir
-    from alite_jax.config_docs import config_page
-
-    print(config_page(config, FLAGS.format))
-
-
-# What they take: the configuration, for `study` the overrides, and the workdir.
-JOBS: dict[str, Callable[..., None]] = {
-    "train": train,
-    "evaluate": evaluate,
-    "profile": profile,
-    "prepare": prepare,
-    "cost": cost,
-    "study": study,
-    "sweep": sweep,
-    "config": show_config,
-}
 
 flags.DEFINE_string(
     "config",
@@ -165,6 +66,12 @@ flags.DEFINE_string(
     "format", "table", f"How --job=cost and --job=config print: {', '.join(FORMATS)}."
 )
 
+flags.DEFINE_string(
+    "values", "int8", "How --job=export stores weights: int8, float16 or float32."
+)
+flags.DEFINE_integer(
+    "multiple", 1, "Of the widths that compaction leaves --job=export.", lower_bound=1
+)
 flags.DEFINE_bool(
     "distributed",
     False,
@@ -183,6 +90,7 @@ OF_SOME_JOBS = {
     "format": ("cost", "config"),
     **dict.fromkeys(("study", "rows", "results"), ("study",)),
     "sweep": ("sweep",),
+    **dict.fromkeys(("values", "multiple"), ("export",)),
 }
 CHOICES: dict[str, Collection[str]] = {"job": JOBS, "table": TABLES, "format": FORMATS}
 
@@ -307,10 +215,7 @@ def main(overrides: list[str]) -> int:
         workdir = f"runs/studies/{Path(FLAGS.study).stem}"
     try:
         join_processes()
-        if FLAGS.job == "study":
-            study(overrides, workdir)
-        else:
-            JOBS[FLAGS.job](load_config(name, workdir, overrides), workdir)
+        JOBS[FLAGS.job](Command(name, overrides, workdir, FLAGS))
     except StoppedError as error:
         print(error, file=sys.stderr)
         return 128 + error.signal
@@ -333,38 +238,6 @@ def join_processes() -> None:
         from alite_jax.training.processes import connect
 
         connect(**manual)
-
-
-def keep_compiled_programs() -> None:
-    """Lets JAX keep what it compiles in the user's cache folder, for the next start.
-
-    A folder that the user gave JAX stays, and one that cannot be written is left alone.
-    An entry that is damaged costs a warning and a compilation.
-    """
-    import jax
-
-    if jax.config.jax_compilation_cache_dir is not None:  # type: ignore[attr-defined]
-        return
-    try:
-        folder = Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache").expanduser()
-        folder = folder / "alite_jax"
-        folder.mkdir(parents=True, exist_ok=True)
-    except (OSError, RuntimeError):  # The latter where there is no home.
-        return
-    if os.access(folder, os.W_OK):
-        jax.config.update("jax_compilation_cache_dir", str(folder))
-
-
-def load_config(name: str | None, workdir: str, overrides: list[str]) -> ConfigDict:
-    """Returns the named config, else that of the run in `workdir`, else digits."""
-    recorded = Path(workdir) / "config.json"
-    if name is not None or not recorded.exists():
-        return get_config(name or "digits", overrides)
-    try:
-        config = from_json(recorded.read_text())
-    except (OSError, ConfigError) as error:
-        raise ConfigError(f"{recorded} cannot be used: {error}") from error
-    return override(config, overrides)
 
 
 def default_workdir(name: str) -> str:

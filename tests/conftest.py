@@ -4,6 +4,7 @@ Warnings are errors (pyproject.toml), and broadcasting between arrays of differe
 is an error too, because it is more often a mistake than meant.
 """
 
+import os
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -15,8 +16,10 @@ jax.config.update("jax_platforms", "cpu")
 # Before anything is computed: with one device a wrong axis or a lost shard goes unseen.
 jax.config.update("jax_num_cpu_devices", 2)
 jax.config.update("jax_numpy_rank_promotion", "raise")
-# Compiled programs are kept, so that repeated runs in one checkout are quicker.
-_CACHE = Path(__file__).resolve().parent.parent / ".cache" / "jax"
+# Compiled programs are kept, so that repeated runs in one checkout are quicker; each
+# worker keeps its own, since one that is being written by another would be a warning.
+_WORKER = os.environ.get("PYTEST_XDIST_WORKER", "")
+_CACHE = Path(__file__).resolve().parent.parent / ".cache" / f"jax{_WORKER}"
 jax.config.update("jax_compilation_cache_dir", str(_CACHE))
 
 

@@ -151,7 +151,7 @@ def test_a_damaged_config_of_a_run(calls, tmp_path, capsys):
     ("arguments", "message"),
     [
         (["--job=trian"], "unknown job 'trian'; did you mean 'train'?"),
-        (["--job=x"], "unknown job 'x'; valid names: config, cost, evaluate, prepare,"),
+        (["--job=x"], "unknown job 'x'; valid names: config, cost, evaluate, export,"),
         (["--format=jsn"], "unknown format 'jsn'; did you mean 'json'?"),
         (["--format=x"], "unknown format 'x'; valid names: json, markdown, table"),
         (["--table=papr"], "unknown table 'papr'; did you mean 'paper'?"),
@@ -310,9 +310,9 @@ def test_a_cache_that_cannot_be_written_stops_nothing(
 
 CACHING = """
 import jax
-import launch
+from alite_jax.jobs import keep_compiled_programs
 
-launch.keep_compiled_programs()
+keep_compiled_programs()
 jax.config.update("jax_persistent_cache_min_compile_time_secs", 0)
 events = []
 jax.monitoring.register_event_listener(lambda event, **_: events.append(event))
