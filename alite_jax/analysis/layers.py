@@ -98,7 +98,8 @@ def _identity(block: Bottleneck, input_shape: tuple[int, ...]) -> Hashable:
         return operator
 
     operators = by_value(block.spatial), by_value(block.norm)
-    return block.features, block.stride, block.dtype, operators, input_shape
+    widths = block.features, block.widths
+    return widths, block.stride, block.dtype, operators, input_shape
 
 
 def _layers_of(
@@ -111,8 +112,10 @@ def _layers_of(
         return
     layer = Layer(path, own, outputs=output.size)
     if isinstance(module, LocalSelfAttention):
-        window = 2 * module.kernel_size**2 + module.kernel_size
-        yield replace(layer, core=_pixels(inputs[0]) * module.features * window)
+        heads, qk, value = module.head_dims()
+        window = module.kernel_size**2
+        products = qk * (window + module.kernel_size) + value * window
+        yield replace(layer, core=_pixels(inputs[0]) * heads * products)
     elif isinstance(module, AttentionStem):
         pixels = _pixels(inputs[0])
         for name in ("query", "key", "value"):

@@ -4,7 +4,7 @@
 with `features` and `stride`, and one can stand where the other stood.
 """
 
-from typing import Any
+from typing import Any, NamedTuple
 
 import flax.linen as nn
 import jax
@@ -14,6 +14,21 @@ from alite_jax.errors import ConfigError
 from alite_jax.ops.local_attention import local_attention
 
 _MIN_HEAD_DIM = 8  # what 8 heads leave of the paper's narrowest stage, 64 channels
+
+
+class HeadDims(NamedTuple):
+    """The widths of an attention layer.
+
+    Attributes:
+        heads: how many.
+        qk: channels of a head's queries and keys, even: half of them see the row.
+        value: channels of a head's values.
+    """
+
+    heads: int
+    qk: int
+    value: int
+
 
 he_normal = nn.initializers.variance_scaling(2.0, "fan_out", "normal")
 
@@ -113,6 +128,8 @@ class LocalSelfAttention(nn.Module):
         heads: the most heads; see `heads_for`.
         border: `"zero"` or `"mask"`; see `local_attention`.
         method: how to compute it; see `local_attention`.
+        dims: the widths of its heads, which may differ once weights were cut out;
+            None makes `heads` equal parts of `features`.
         dtype: of the projections; logits and softmax are float32.
     """
 
@@ -122,38 +139,67 @@ class LocalSelfAttention(nn.Module):
     heads: int = 8
     border: str = "zero"
     method: str = "auto"
+    dims: HeadDims | None = None
     dtype: Any = jnp.float32
+
+    def head_dims(self) -> HeadDims:
+        """The widths of the heads."""
+        if self.dims is not None:
+            return self.dims
+        heads = heads_for(self.features, self.heads)
+        return HeadDims(heads, self.features // heads, self.features // heads)
 
     @nn.compact
     def __call__(self, inputs: jax.Array) -> jax.Array:
         """Maps `[batch, height, width, channels]` to `[batch, h, w, features]`."""
-        heads = heads_for(self.features, self.heads)
-        head_dim = self.features // heads
-        projections = [
-            Pointwise(self.features, dtype=self.dtype, name=name)(inputs).reshape(
-                *inputs.shape[:-1], heads, head_dim
+        heads, qk, value = self.head_dims()
+        queries, keys, values = (
+            Pointwise(heads * dim, dtype=self.dtype, name=name)(inputs).reshape(
+                *inputs.shape[:-1], heads, dim
             )
-            for name in ("query", "key", "value")
-        ]
-        embeddings = [
+            for name, dim in (("query", qk), ("key", qk), ("value", value))
+        )
+        rows, columns = (
             self.param(
                 name,
-                nn.initializers.normal(head_dim**-0.5),
-                (self.kernel_size, head_dim // 2),
+                nn.initializers.normal(qk**-0.5),
+                (self.kernel_size, qk // 2),
                 jnp.float32,
             ).astype(self.dtype)
             for name in ("row_embeddings", "column_embeddings")
-        ]
+        )
+        # The operator wants one width; zeros change no product.
+        width = max(qk, value + value % 2)
+        queries, keys = (_widen_halves(maps, width) for maps in (queries, keys))
         output = local_attention(
-            *projections,
-            *embeddings,
+            queries,
+            keys,
+            _widen(values, width),
+            _widen(rows, width // 2),
+            _widen(columns, width // 2),
             kernel_size=self.kernel_size,
             border=self.border,
             method=self.method,
         )
-        output = output.reshape(*inputs.shape[:-1], self.features)
+        output = output[..., :value].reshape(*inputs.shape[:-1], heads * value)
         if self.stride == 1:
             return output
         # The last window of an odd side is partial: its mean is over what is there.
         window = (self.stride, self.stride)
         return nn.avg_pool(output, window, window, "SAME", count_include_pad=False)
+
+
+def _widen(array: jax.Array, width: int) -> jax.Array:
+    """Appends zeros to the last axis."""
+    missing = width - array.shape[-1]
+    if missing == 0:
+        return array
+    return jnp.pad(array, [(0, 0)] * (array.ndim - 1) + [(0, missing)])
+
+
+def _widen_halves(maps: jax.Array, width: int) -> jax.Array:
+    """Widens the half of the channels that sees the row, and the other, each."""
+    if maps.shape[-1] == width:
+        return maps
+    halves = jnp.split(maps, 2, axis=-1)
+    return jnp.concatenate([_widen(half, width // 2) for half in halves], axis=-1)

@@ -17,7 +17,12 @@ import jax
 import jax.numpy as jnp
 
 from alite_jax.errors import ConfigError, nearest
-from alite_jax.models.layers import Conv3x3, LocalSelfAttention, Pointwise
+from alite_jax.models.layers import (
+    Conv3x3,
+    HeadDims,
+    LocalSelfAttention,
+    Pointwise,
+)
 from alite_jax.models.stem import AttentionStem
 
 Operator = Callable[..., nn.Module]  # takes features, dtype, name; in blocks stride
@@ -33,7 +38,7 @@ STUDENT_OPTIONS = ("kernel_size", "heads", "border", "stem")
 # Pruning leaves channels without any input, whose variance is 0: the gradients of their
 # absent weights grow by 1 / sqrt(epsilon). With the customary 1e-5 they dwarf all
 # others in the clipped norm, and training stalls.
-_NORM_EPSILON = 1e-3
+NORM_EPSILON = 1e-3
 
 # What the last BatchNorm of each block starts with, so that a block starts close to its
 # shortcut. Attention multiplies gradients: with the customary 1, the gradient of a new
@@ -41,6 +46,21 @@ _NORM_EPSILON = 1e-3
 # all but stops the training. With 0 (arXiv 1706.02677) the weights of a block have no
 # gradient at first, by which masks would grow.
 BRANCH_SCALE = 0.2
+
+
+@dataclass(frozen=True)
+class BlockWidths:
+    """The inner widths of one block, where they are not those of its stage.
+
+    Attributes:
+        reduce: channels that the spatial operator takes.
+        features: channels that it gives.
+        dims: of its heads, which have `features` values in all; None for a convolution.
+    """
+
+    reduce: int
+    features: int
+    dims: HeadDims | None = None
 
 
 @dataclass(frozen=True)
@@ -80,6 +100,7 @@ def create_model(
     stem: str = "conv",
     axis_name: str | None = None,
     dtype: Any = jnp.float32,
+    widths: tuple[BlockWidths, ...] | None = None,
 ) -> "ResNet":
     """Builds a model of the table `MODELS`.
 
@@ -93,6 +114,7 @@ def create_model(
         stem: `"conv"` or `"attention"`; see `AttentionStem`.
         axis_name: mapped axis over which BatchNorm shares its statistics in training.
         dtype: of the computation; parameters, statistics and logits are float32.
+        widths: of each block in their order, for a compacted network.
 
     Raises:
         ConfigError: if there is no model of this name, or no such stem.
@@ -114,6 +136,7 @@ def create_model(
         stem=Conv3x3 if stem == "conv" else partial(AttentionStem, border=border),
         axis_name=axis_name,
         dtype=dtype,
+        widths=widths,
     )
 
 
@@ -127,6 +150,7 @@ class Bottleneck(nn.Module):
         spatial: builds the spatial operator from `features`, `stride` and `dtype`.
         norm: builds a BatchNorm from its name.
         dtype: of the computation.
+        widths: inside, if not `features` throughout.
     """
 
     features: int
@@ -134,19 +158,24 @@ class Bottleneck(nn.Module):
     spatial: Operator
     norm: Callable[..., nn.Module]
     dtype: Any = jnp.float32
+    widths: BlockWidths | None = None
 
     @nn.compact
     def __call__(self, inputs: jax.Array) -> jax.Array:
         """Maps `[batch, height, width, channels]` to `[batch, h, w, 4 * features]`."""
         width = EXPANSION * self.features
+        inside = self.widths or BlockWidths(self.features, self.features)
+        # A convolution has no heads.
+        options = {} if inside.dims is None else {"dims": inside.dims}
         pointwise = partial(Pointwise, dtype=self.dtype)
-        x = pointwise(self.features, name="reduce")(inputs)
+        x = pointwise(inside.reduce, name="reduce")(inputs)
         x = nn.relu(self.norm(name="reduce_norm")(x))
         x = self.spatial(
-            features=self.features,
+            features=inside.features,
             stride=self.stride,
             dtype=self.dtype,
             name="spatial",
+            **options,
         )(x)
         x = nn.relu(self.norm(name="spatial_norm")(x))
         x = pointwise(width, name="expand")(x)
@@ -169,6 +198,7 @@ class ResNet(nn.Module):
         stem: builds the stem from `features`, `dtype` and `name`.
         axis_name: mapped axis over which BatchNorm shares its statistics in training.
         dtype: of the computation; parameters, statistics and logits are float32.
+        widths: of each block in their order; None for those of the stages.
     """
 
     blocks: tuple[int, ...]
@@ -178,6 +208,7 @@ class ResNet(nn.Module):
     stem: Operator = Conv3x3
     axis_name: str | None = None
     dtype: Any = jnp.float32
+    widths: tuple[BlockWidths, ...] | None = None
 
     @nn.compact
     def __call__(self, images: jax.Array, *, train: bool) -> jax.Array:
@@ -197,12 +228,13 @@ class ResNet(nn.Module):
             nn.BatchNorm,
             use_running_average=not train,
             momentum=0.9,
-            epsilon=_NORM_EPSILON,
+            epsilon=NORM_EPSILON,
             axis_name=self.axis_name,
             dtype=self.dtype,
         )
         x = self.stem(features=self.width, dtype=self.dtype, name="stem")(images)
         x = nn.relu(norm(name="stem_norm")(x))
+        widths = iter(self.widths or [None] * sum(self.blocks))
         stages = zip(self.blocks, self.spatial, strict=True)
         for stage, (blocks, spatial) in enumerate(stages):
             for block in range(blocks):
@@ -212,6 +244,7 @@ class ResNet(nn.Module):
                     spatial=spatial,
                     norm=norm,
                     dtype=self.dtype,
+                    widths=next(widths),
                     name=f"stage{stage + 1}_block{block + 1}",
                 )(x)
             self.sow("intermediates", f"stage{stage + 1}", x)

@@ -1,0 +1,195 @@
+"""Compacted networks: the same logits from smaller arrays."""
+
+from typing import Any
+
+import jax
+import numpy as np
+import pytest
+from compiling import quick_jit
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from tiny import assert_same
+
+from alite_jax.deploy.compact import compact, cut_tree
+from alite_jax.models.layers import HeadDims
+from alite_jax.models.resnet import BlockWidths, ResNet, create_model
+from alite_jax.sparsity.masks import apply_masks, init_masks
+from alite_jax.trees import named_leaves, nested
+
+IMAGES = np.random.default_rng(0).normal(size=(3, 8, 8, 2)).astype(np.float32)
+
+
+def build(name: str, kernel_size: int = 3, border: str = "zero") -> ResNet:
+    with pytest.MonkeyPatch.context() as patch:
+        from alite_jax.models import resnet
+
+        # One block a stage: each has a shortcut; two in the second, which has none.
+        patch.setitem(resnet.BLOCKS, 26, (1, 2, 1, 1))
+        return create_model(
+            name,
+            num_classes=5,
+            width=16,
+            kernel_size=kernel_size,
+            border=border,
+        )
+
+
+def drawn(model: ResNet, seed: int) -> dict[str, Any]:
+    """Variables with statistics and shifts as after some training."""
+    shapes = jax.eval_shape(
+        lambda key: model.init(key, IMAGES, train=False), jax.random.key(0)
+    )
+    random = np.random.default_rng(seed)
+
+    def draw(path: str, leaf: Any) -> np.ndarray:
+        values = random.normal(size=leaf.shape).astype(np.float32)
+        if path.endswith("kernel"):
+            return values * np.float32(np.sqrt(2 / leaf.size * leaf.shape[-1]))
+        return {"var": 0.2 + values**2, "scale": 1 + values / 4}.get(
+            path.rpartition("/")[2], values / 2
+        )
+
+    return {
+        kind: nested({path: draw(path, leaf) for path, leaf in named_leaves(tree)})
+        for kind, tree in shapes.items()
+    }
+
+
+def masked(
+    variables: dict[str, Any], seed: int, density: float, share: float
+) -> dict[str, Any]:
+    """Prunes weights at random, and whole rows and columns of kernels."""
+    random = np.random.default_rng(seed)
+    masks = writable(init_masks(jax.random.key(seed), variables["params"], density))
+    for path, mask in named_leaves(masks):
+        if mask.ndim == 0 or not path.startswith("stage"):
+            continue
+        for axis in (-2, -1):
+            gone = random.random(mask.shape[axis]) < share
+            np.moveaxis(mask, axis, 0)[gone] = False
+    params = jax.device_get(apply_masks(masks, variables["params"]))
+    return {**variables, "params": params, "masks": masks}
+
+
+def writable(tree: Any) -> Any:
+    return jax.tree.map(np.array, tree)
+
+
+def logits(model: ResNet, variables: Any, train: bool = False) -> np.ndarray:
+    def run(variables: Any, images: Any) -> Any:
+        if not train:
+            return model.apply(variables, images, train=False)
+        return model.apply(variables, images, train=True, mutable=["batch_stats"])[0]
+
+    weights = {name: variables[name] for name in ("params", "batch_stats")}
+    return np.asarray(quick_jit(run)(weights, IMAGES))
+
+
+@pytest.mark.parametrize(
+    ("family", "kernel_size", "border", "multiple"),
+    [
+        ("", 3, "zero", 1),
+        ("_attention", 3, "zero", 1),
+        ("_attention", 7, "mask", 1),
+        ("_attention", 3, "mask", 4),
+        ("_attention_conv1", 7, "zero", 1),
+        ("_attention_conv12", 3, "mask", 8),
+    ],
+)
+def test_logits_are_those_of_the_masked_network(
+    family: str, kernel_size: int, border: str, multiple: int
+) -> None:
+    model = build(f"resnet26{family}", kernel_size, border)
+    pruned = masked(writable(drawn(model, seed=1)), 0, density=0.5, share=0.4)
+    found = compact(model, pruned, multiple)
+    before = sum(leaf.size for leaf in jax.tree.leaves(pruned["params"]))
+    after = sum(leaf.size for leaf in jax.tree.leaves(found.variables["params"]))
+    assert after < (0.85 if multiple == 1 else 0.95) * before
+    for train in (False, True):
+        wanted = logits(model, pruned, train)
+        ours = logits(found.model, found.variables, train)
+        np.testing.assert_allclose(ours, wanted, atol=2e-5 * np.abs(wanted).max())
+
+
+def test_what_stays_is_what_has_an_effect() -> None:
+    """By hand: one block, 16 channels, 2 heads of 8."""
+    model = build("resnet26_attention")
+    variables = writable(drawn(model, seed=2))
+    block = variables["params"]["stage1_block1"]
+    spatial = block["spatial"]
+    # Three channels that nothing takes, one that is zero whatever the image ...
+    for name in ("query", "key", "value"):
+        spatial[name]["kernel"][[1, 2, 5]] = 0
+    block["reduce"]["kernel"][:, 7] = 0
+    block["reduce_norm"]["bias"][7] = -9
+    # ... and one that is a constant, which stays.
+    block["reduce"]["kernel"][:, 8] = 0
+    block["reduce_norm"]["bias"][8] = 9
+    # Of the first head's values two give nothing, of the second's one is not taken.
+    spatial["value"]["kernel"][:, [0, 3]] = 0
+    block["expand"]["kernel"][12] = 0
+    # A channel of the queries is gone in both heads; another in one of them only.
+    spatial["query"]["kernel"][:, [4, 12, 6]] = 0
+    # One of the keys is gone, but has a position embedding.
+    spatial["key"]["kernel"][:, [5, 13]] = 0
+    masks = jax.tree.map(lambda leaf: np.asarray(True), variables["params"])
+    found = compact(model, {**variables, "masks": masks})
+    cut = found.cuts["stage1_block1"]
+    assert set(range(16)) - set(cut.reduce.tolist()) == {1, 2, 5, 7}
+    # Both heads keep 7: the first one a channel without effect.
+    assert cut.widths == BlockWidths(12, 14, HeadDims(2, 8, 7))
+    assert set(range(16)) - set(cut.values.tolist()) == {3, 12}
+    # The other half of the channels has all four in use, so nothing goes.
+    assert [half.tolist() for half in cut.halves] == [[0, 1, 2, 3], [0, 1, 2, 3]]
+    spatial["query"]["kernel"][:, [1, 9]] = 0
+    found = compact(model, {**variables, "masks": masks})
+    assert found.cuts["stage1_block1"].widths.dims == HeadDims(2, 6, 7)
+    assert [h.tolist() for h in found.cuts["stage1_block1"].halves] == [
+        [0, 2, 3],
+        [1, 2, 3],
+    ]
+    # A head without values goes as a whole.
+    spatial["value"]["kernel"][:, 8:] = 0
+    found = compact(model, {**variables, "masks": masks})
+    cut = found.cuts["stage1_block1"]
+    assert cut.widths.dims == HeadDims(1, 6, 6) and cut.values.max() < 8
+    wanted = logits(model, variables)
+    ours = logits(found.model, found.variables)
+    np.testing.assert_allclose(ours, wanted, atol=2e-5 * np.abs(wanted).max())
+
+
+def test_a_network_that_is_dense_stays_as_it_is() -> None:
+    model = build("resnet26_attention_conv1")
+    variables = drawn(model, seed=3)
+    masks = jax.tree.map(lambda leaf: np.asarray(True), variables["params"])
+    found = compact(model, {**variables, "masks": masks})
+    assert_same(found.variables, {**variables, "masks": masks})
+
+
+@given(st.integers(0, 99), st.floats(0.05, 1), st.floats(0, 1), st.integers(1, 16))
+@settings(max_examples=30, deadline=None)
+def test_compaction_is_done_once(
+    seed: int, density: float, share: float, multiple: int
+) -> None:
+    """Shapes fit the model, at least one channel stays, and nothing more can go."""
+    model = build("resnet26_attention_conv1")
+    pruned = masked(writable(drawn(model, seed)), seed, density, share)
+    found = compact(model, pruned, multiple)
+    shapes = jax.eval_shape(
+        lambda key: found.model.init(key, IMAGES, train=False), jax.random.key(0)
+    )
+    for kind in ("params", "batch_stats"):
+        assert jax.tree.map(lambda a: a.shape, shapes[kind]) == jax.tree.map(
+            np.shape, found.variables[kind]
+        )
+    kept = jax.tree.map(
+        lambda mask, leaf: mask.ndim == 0 or mask.shape == leaf.shape,
+        found.variables["masks"],
+        found.variables["params"],
+    )
+    assert all(jax.tree.leaves(kept))
+    again = compact(found.model, found.variables, multiple)
+    assert again.model.widths == found.model.widths
+    # Whatever goes with the parameters is cut in the same way.
+    momentum = cut_tree(found.cuts, pruned["params"])
+    assert_same(momentum, found.variables["params"])
