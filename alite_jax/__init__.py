@@ -14,6 +14,8 @@ from typing import TYPE_CHECKING, Any
 from alite_jax.config import get_config, override
 
 if TYPE_CHECKING:
+    from alite_jax.exporting import export
+    from alite_jax.reporting import report
     from alite_jax.study.declaration import get_study
     from alite_jax.study.run import run_study
     from alite_jax.study.sweep import sweep
@@ -21,9 +23,11 @@ if TYPE_CHECKING:
 
 __all__ = [
     "evaluate",
+    "export",
     "get_config",
     "get_study",
     "override",
+    "report",
     "restore",
     "run_study",
     "sweep",
@@ -32,6 +36,8 @@ __all__ = [
 
 _MODULES = {
     "evaluate": "alite_jax.training.loop",
+    "export": "alite_jax.exporting",
+    "report": "alite_jax.reporting",
     "restore": "alite_jax.training.loop",
     "train": "alite_jax.training.loop",
     "get_study": "alite_jax.study.declaration",

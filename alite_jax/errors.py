@@ -32,6 +32,10 @@ class PackedFileError(AliteError):
     """A network cannot be packed, or a packed file is damaged."""
 
 
+class ArtefactError(AliteError):
+    """A network cannot be exported, or what was exported cannot be used."""
+
+
 class StoppedError(AliteError):
     """A signal asked a run to stop; all that it needs to go on is saved.
 

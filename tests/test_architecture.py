@@ -32,7 +32,8 @@ ALLOWED = {
     "data": {"errors"},
     "models": {"errors", "ops"},
     "analysis": {"data", "errors", "models", "ops", "sparsity", "trees"},
-    "deploy": {"errors", "models", "ops", "sparsity", "trees"},
+    "deploy": {"analysis", "data", "errors", "models", "ops", "sparsity", "trees"},
+    "predict": {"deploy", "errors"},
     "config_files": {"errors"},
     # The names that a field may hold come from the tables themselves.
     "validation": {
@@ -44,8 +45,16 @@ ALLOWED = {
         *("analysis", "config", "data", "distillation", "errors", "models"),
         *("ops", "schedules", "sparsity", "trees"),
     },
+    "exporting": {
+        *("analysis", "config", "data", "deploy", "models", "sparsity", "training"),
+    },
     "study": {"analysis", "config", "config_files", "errors", "training"},
-    "__init__": {"config", "study", "training"},
+    "reporting": {"analysis", "config", "data", "errors", "training", "trees"},
+    "__init__": {"config", "exporting", "reporting", "study", "training"},
+    "jobs": {
+        *("__init__", "analysis", "config", "config_docs", "data", "errors", "study"),
+        "training",
+    },
 }
 
 

@@ -1,11 +1,9 @@
 """The plots of a study, drawn from its records alone.
 
-Colours are those of Okabe and Ito and viridis, which colour-blind readers can tell
-apart; labels stand beside what they name.
+Labels stand beside what they name.
 """
 
-import io
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from itertools import cycle
 from typing import Any
 
@@ -15,26 +13,18 @@ from matplotlib.axes import Axes
 from matplotlib.colors import LogNorm
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
-from PIL import Image
 
+from alite_jax.analysis.plot_style import (
+    COLOURS,
+    GREY,
+    STYLE,
+    in_order,
+    new_figure,
+    png,
+)
 from alite_jax.analysis.study_rows import RowResult, mean
 
 Rows = Sequence[RowResult]
-
-_COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
-_GREY = "#777777"
-_STYLE: Any = {
-    "font.size": 9,
-    "axes.spines.top": False,
-    "axes.spines.right": False,
-    "axes.edgecolor": _GREY,
-    "axes.labelcolor": "#333333",
-    "xtick.color": _GREY,
-    "ytick.color": _GREY,
-    "xtick.minor.size": 0,
-    "figure.facecolor": "white",
-    "savefig.dpi": 130,
-}
 
 
 def accuracy_by_density(rows: Rows) -> Figure | None:
@@ -52,7 +42,7 @@ def learning_curves(rows: Rows) -> Figure | None:
     rows = [row for row in rows if row.curves("eval_accuracy")]
     if not rows:
         return None
-    figure, axes = _figure(7.5, 4.6)
+    figure, axes = new_figure(7.5, 4.6)
     by_name = {row.name: row for row in rows}
     ends = []
     for row, (colour, line, _) in zip(rows, _looks(rows), strict=True):
@@ -83,7 +73,7 @@ def layers_over_time(rows: Rows) -> Figure | None:
     panels = figure.subplots(lines, columns, sharey=True, squeeze=False)
     for panel, row in zip(panels.flat, rows, strict=False):
         shades = matplotlib.colormaps["viridis"](np.linspace(0, 0.95, len(row.layers)))
-        for name, shade in zip(_in_order(row.layers), shades, strict=True):
+        for name, shade in zip(in_order(row.layers), shades, strict=True):
             densities = row.layers[name]
             epochs = range(1, len(densities) + 1)
             panel.plot(epochs, densities, color=shade, linewidth=0.9)
@@ -109,10 +99,10 @@ def layers_at_the_end(rows: Rows) -> Figure | None:
     rows = [row for row in rows if row.layers]
     if not rows:
         return None
-    names = _in_order(rows[0].layers)
+    names = in_order(rows[0].layers)
     rows = [row for row in rows if set(row.layers) == set(names)]
     kept = np.array([[row.layers[name][-1] for name in names] for row in rows])
-    figure, axes = _figure(9.5, 2.4 + 0.24 * len(rows))
+    figure, axes = new_figure(9.5, 2.4 + 0.24 * len(rows))
     # An empty layer has the colour of the smallest density.
     least = max(kept.min(), 1e-3)
     norm = LogNorm(vmin=least, vmax=1)
@@ -139,7 +129,7 @@ _PLOTS: dict[str, tuple[Callable[[Rows], Figure | None], str]] = {
 }
 
 
-@matplotlib.rc_context(_STYLE)
+@matplotlib.rc_context(STYLE)
 def study_plots(rows: Rows) -> dict[str, tuple[str, bytes]]:
     """Draws every plot for which the rows have something to show.
 
@@ -151,7 +141,7 @@ def study_plots(rows: Rows) -> dict[str, tuple[str, bytes]]:
     """
     figures = {name: draw(rows) for name, (draw, _) in _PLOTS.items()}
     return {
-        f"{name}.png": (_PLOTS[name][1], _png(figure))
+        f"{name}.png": (_PLOTS[name][1], png(figure))
         for name, figure in figures.items()
         if figure is not None
     }
@@ -161,7 +151,7 @@ def _accuracy_by(rows: Rows, field: str, label: str, unit: float) -> Figure | No
     students = [row for row in rows if row.phase == "student"]
     if not students:
         return None
-    figure, axes = _figure(7.5, 4.2)
+    figure, axes = new_figure(7.5, 4.2)
     ends = []
     for row, (colour, _, marker) in zip(students, _looks(students), strict=True):
         x = unit * mean(row.values(field))
@@ -175,18 +165,18 @@ def _accuracy_by(rows: Rows, field: str, label: str, unit: float) -> Figure | No
             for row in students
             if row.recipe == recipe
         )
-        axes.plot(*zip(*alike, strict=True), color=_GREY, linewidth=0.8, zorder=1)
+        axes.plot(*zip(*alike, strict=True), color=GREY, linewidth=0.8, zorder=1)
     for row in rows:
         if row.phase == "teacher":
             level = 100 * mean(row.values("accuracy"))
-            axes.axhline(level, color=_GREY, linestyle="--", linewidth=1)
+            axes.axhline(level, color=GREY, linestyle="--", linewidth=1)
             axes.annotate(
                 row.name,
                 (0, level),
                 xycoords=axes.get_yaxis_transform(),
                 xytext=(2, 3),
                 textcoords="offset points",
-                color=_GREY,
+                color=GREY,
             )
     axes.set_xscale("log")
     ticks = sorted({float(f"{end[0]:.2g}") for end in ends})
@@ -247,47 +237,13 @@ def spread(
     return moved
 
 
-def _in_order(names: Iterable[str]) -> list[str]:
-    """Layers as they run, while leaves come in the order of their names."""
-    places = ("stem", "stage", "classifier")
-    parts = ("reduce", "spatial", "expand", "shortcut")
-
-    def position(name: str) -> tuple[Any, ...]:
-        place, _, part = name.partition("/")
-        where = [place.startswith(begin) for begin in places]
-        what = [part.startswith(begin) for begin in parts]
-        # What is not known here comes last, by its name.
-        return (
-            [not found for found in where],
-            place,
-            [not found for found in what],
-            name,
-        )
-
-    return sorted(names, key=position)
-
-
 def _looks(rows: Rows) -> list[tuple[str, str, str]]:
     """Colour, line style and marker of each row; the teacher's are its own."""
     turns = iter(
         (colour, line, marker)
         for line, marker in cycle((("-", "o"), (":", "s"), ("-.", "^")))
-        for colour in _COLOURS
+        for colour in COLOURS
     )
     return [
-        (_GREY, "--", "o") if row.phase == "teacher" else next(turns) for row in rows
+        (GREY, "--", "o") if row.phase == "teacher" else next(turns) for row in rows
     ]
-
-
-def _figure(width: float, height: float) -> tuple[Figure, Axes]:
-    figure = Figure(figsize=(width, height), layout="constrained")
-    return figure, figure.subplots()
-
-
-def _png(figure: Figure) -> bytes:
-    drawn, small = io.BytesIO(), io.BytesIO()
-    figure.savefig(drawn, format="png")
-    # A palette makes it a third as large, and hardly anything is lost.
-    image = Image.open(drawn).convert("RGB").quantize(method=Image.Quantize.MAXCOVERAGE)
-    image.save(small, format="png", optimize=True)
-    return small.getvalue()

@@ -41,6 +41,19 @@ class Split:
         return len(self.labels)
 
 
+def class_names(data_config: Any) -> list[str]:
+    """Returns what the classes of a prepared data set are called, by label.
+
+    Raises:
+        DataError: the data set is not there.
+    """
+    import tensorflow_datasets as tfds
+
+    builder = tfds.builder_from_directory(_find_or_prepare(data_config))
+    names: list[str] = builder.info.features["label"].names
+    return names
+
+
 def load_split(data_config: Any, split: Literal["train", "eval"]) -> Split:
     """Reads one split of the configured data set into memory.
 

@@ -1,0 +1,86 @@
+"""What an exported network says of itself, to people."""
+
+from collections.abc import Mapping
+from typing import Any
+
+from alite_jax.analysis.table import markdown
+
+_LOAD = """```python
+import numpy as np
+from alite_jax.deploy.artefact import load
+
+network = load("FOLDER")
+images = np.stack([network.read_image("image.png")])
+network.classify(images)
+```"""
+
+
+def card_text(card: Mapping[str, Any]) -> str:
+    """Returns `card.md`.
+
+    Args:
+        card: the content of `card.json`.
+    """
+    teacher, sizes, times = card["teacher"], card["bytes"], card["milliseconds"]
+    weights = sum(size for name, size in sizes.items() if name != "program")
+    rows = [
+        ["", "this network", "its teacher", "teacher / this"],
+        [
+            "accuracy",
+            f"{100 * card['accuracy']:.2f} %",
+            f"{100 * teacher['accuracy']:.2f} %",
+            f"{100 * (card['accuracy'] - teacher['accuracy']):+.2f} points",
+        ],
+        ["bytes of the weights", *_compared(weights, teacher["bytes"])],
+        *(
+            [label, *_compared(card[name], teacher[name])]
+            for label, name in (
+                ("parameters that are not zero", "nonzero_parameters"),
+                ("MACs", "macs"),
+                ("MACs of weights that are not zero", "nonzero_macs"),
+            )
+        ),
+        *(
+            [
+                f"milliseconds, batch of {batch}",
+                f"{times['student'][batch]:.2f}",
+                f"{times['teacher'][batch]:.2f}",
+                f"{times['teacher'][batch] / times['student'][batch]:.2f}x",
+            ]
+            for batch in times["student"]
+        ),
+    ]
+    parts = [["part", "bytes"]] + [[name, f"{size:,}"] for name, size in sizes.items()]
+    height, width, channels = card["image_shape"]
+    agreement, environment = card["agreement"], card["environment"]
+    return "\n".join(
+        [
+            f"# {card['name']} for {card['dataset']}",
+            "",
+            f"Distilled from a {teacher['name']} while it was pruned to"
+            f" {100 * card['density']:.1f} % of its weights. Takes {width}x{height}"
+            f" images of {channels} channel{'s' * (channels > 1)} and knows"
+            f" {len(card['classes'])} classes. Weights are stored as {card['values']};"
+            f" before that its accuracy was"
+            f" {100 * card['accuracy_before_packing']:.2f} %.",
+            "",
+            *markdown(rows),
+            "",
+            f"Accuracy is that on the {agreement['images']:,} evaluation images. The"
+            " teacher's bytes are those of its float32 weights and statistics. Both"
+            f" were exported in the same way and timed on {environment['device']} with"
+            f" jax {environment['jax']}, {environment['date']}. The exported program"
+            f" names the class that the network names for"
+            f" {100 * agreement['same_classes']:.2f} % of the images; logits are at"
+            f" most {agreement['logits_error']:.1g} apart.",
+            "",
+            *markdown(parts),
+            "",
+            _LOAD,
+            "",
+        ]
+    )
+
+
+def _compared(ours: float, theirs: float) -> list[str]:
+    return [f"{ours:,}", f"{theirs:,}", f"{theirs / ours:.1f}x"]

@@ -1,0 +1,130 @@
+"""Exporting a network as a program, and the checks before it is kept."""
+
+import time
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from alite_jax.data.augment import normalize
+from alite_jax.data.specs import DatasetSpec
+from alite_jax.errors import ArtefactError
+
+PLATFORMS = ("cpu", "cuda", "tpu")
+
+# Of the images, the classes that both programs name must be the same.
+SAME_CLASSES = 0.999
+# Of the logits, in units of the largest; programs may add in another order.
+LOGITS_TOLERANCE = 1e-3
+
+Forward = Callable[[Any, Any], Any]
+
+
+class Agreement(NamedTuple):
+    """How an exported program compares with the network it was made of.
+
+    Attributes:
+        same_classes: fraction of the images.
+        logits_error: the largest difference of a logit.
+        images: how many were compared.
+    """
+
+    same_classes: float
+    logits_error: float
+    images: int
+
+
+def forward_of(model: nn.Module, spec: DatasetSpec) -> Forward:
+    """The program: `forward(weights, images) -> logits`, from uint8 images on.
+
+    Args:
+        model: the network.
+        spec: of the data set, for its normalisation.
+    """
+
+    def forward(weights: Any, images: jax.Array) -> jax.Array:
+        inputs = normalize(images, spec.mean, spec.std)
+        logits: jax.Array = model.apply(weights, inputs, train=False)  # type: ignore[assignment]
+        return logits
+
+    return forward
+
+
+def export_program(
+    forward: Forward, weights: Any, image_shape: tuple[int, ...]
+) -> bytes:
+    """Writes a program as StableHLO for `PLATFORMS`, with a free batch dimension.
+
+    Args:
+        forward: from `forward_of`.
+        weights: `params` and `batch_stats`; only their shapes go into the program.
+        image_shape: (height, width, channels).
+    """
+    (batch,) = jax.export.symbolic_shape("batch")
+    images = jax.ShapeDtypeStruct((batch, *image_shape), jnp.uint8)
+    shapes = jax.tree.map(lambda a: jax.ShapeDtypeStruct(a.shape, a.dtype), weights)
+    exported = jax.export.export(jax.jit(forward), platforms=PLATFORMS)(shapes, images)
+    return bytes(exported.serialize())
+
+
+def compare(
+    exported: Callable[[np.ndarray], np.ndarray],
+    forward: Forward,
+    weights: Any,
+    images: np.ndarray,
+    batch: int = 256,
+) -> Agreement:
+    """Runs an exported program and the network on the same images.
+
+    Args:
+        exported: from images to logits, as it was read back.
+        forward: from `forward_of`.
+        weights: of the network.
+        images: uint8 `[n, height, width, channels]`.
+        batch: images at a time.
+
+    Raises:
+        ArtefactError: they do not agree.
+    """
+    network = jax.jit(forward)
+    same, error, largest = 0, 0.0, 0.0
+    for start in range(0, len(images), batch):
+        # The last batch is filled up, so that nothing is compiled for it.
+        part = images[start : start + batch]
+        missing = min(batch, len(images)) - len(part)
+        filled = np.pad(part, [(0, missing)] + [(0, 0)] * (part.ndim - 1))
+        ours = exported(filled)[: len(part)]
+        theirs = np.asarray(network(weights, filled))[: len(part)]
+        same += int((ours.argmax(axis=1) == theirs.argmax(axis=1)).sum())
+        error = max(error, float(np.abs(ours - theirs).max()))
+        largest = max(largest, float(np.abs(theirs).max()))
+    found = Agreement(same / len(images), error, len(images))
+    if found.same_classes < SAME_CLASSES or not error <= LOGITS_TOLERANCE * largest:
+        raise ArtefactError(
+            f"the exported program names the same class for {found.same_classes:.2%} of"
+            f" {len(images)} images, with logits up to {error:.2g} apart; it is not"
+            " kept, please report this"
+        )
+    return found
+
+
+def milliseconds(
+    call: Callable[[np.ndarray], Any], images: np.ndarray, at_least: float = 1.0
+) -> float:
+    """The median time of a call, in milliseconds, once it is compiled.
+
+    Args:
+        call: takes the images.
+        images: a batch.
+        at_least: seconds to measure for.
+    """
+    jax.block_until_ready(call(images))
+    times: list[float] = []
+    while sum(times) < at_least or len(times) < 5:
+        start = time.perf_counter()
+        jax.block_until_ready(call(images))
+        times.append(time.perf_counter() - start)
+    return 1000 * float(np.median(times))

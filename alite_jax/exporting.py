@@ -1,0 +1,145 @@
+"""The job `export`: from a finished run to a folder that works without it."""
+
+import json
+import os
+import time
+from dataclasses import replace
+from functools import partial
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from alite_jax import config as config_lib
+from alite_jax.analysis.cost import network_cost
+from alite_jax.data.augment import normalize
+from alite_jax.data.sources import class_names
+from alite_jax.deploy import artefact
+from alite_jax.deploy.card import card_text
+from alite_jax.deploy.compact import check_compaction, compact, widths_as_json
+from alite_jax.deploy.export import compare, export_program, forward_of, milliseconds
+from alite_jax.deploy.pack import pack, unpack
+from alite_jax.models.resnet import ResNet
+from alite_jax.sparsity.masks import density
+from alite_jax.training import parallel
+from alite_jax.training.evaluation import Evaluator
+from alite_jax.training.fit import Network
+from alite_jax.training.loop import load_data
+from alite_jax.training.networks import create_networks
+from alite_jax.training.run_folder import run_folder, write_whole
+
+BATCHES = (1, 64)
+
+
+def export(
+    config: Any,
+    workdir: str | os.PathLike[str],
+    values: str = "int8",
+    multiple: int = 1,
+) -> dict[str, Any]:
+    """Writes the student of a run to `WORKDIR/export`, checked and timed.
+
+    Nothing is kept of a program that does not agree with the network on the whole
+    evaluation split.
+
+    Args:
+        config: the run's own.
+        workdir: the run's folder.
+        values: how kept weights are stored, one of `alite_jax.deploy.pack.VALUES`.
+        multiple: of the widths that compaction leaves; see `compact`.
+
+    Returns:
+        The content of `card.json`.
+
+    Raises:
+        AliteError: with one sentence, for whatever is wrong.
+    """
+    config_lib.validate(config)
+    folder = run_folder(workdir)
+    target = folder / "export"
+    data = load_data(config)
+    images = data.evaluation.images
+    teacher, student = create_networks(config, data, folder)
+
+    def accuracy(network: Network, variables: Any) -> float:
+        evaluator = Evaluator(network.model, data, config.data.eval_batch_size)
+        return evaluator(parallel.replicate(variables))["eval_accuracy"]
+
+    whole = student.restore(data.image_shape)
+    assert isinstance(student.model, ResNet)
+    smaller = compact(student.model, whole, multiple)
+    some = normalize(jnp.asarray(images[:256]), data.spec.mean, data.spec.std)
+    check_compaction(student.model, whole, smaller, some)
+    compacted = replace(student, model=smaller.model)
+    model = student.identity | {"widths": widths_as_json(smaller.model)}
+    content = pack(model, smaller.variables, values)
+    packed = unpack(content)
+    theirs = teacher.restore(data.image_shape)
+    programs = {}
+    for network, variables in ((teacher, theirs), (compacted, packed.variables)):
+        weights = {name: variables[name] for name in ("params", "batch_stats")}
+        forward = forward_of(network.model, data.spec)
+        program = export_program(forward, weights, data.image_shape)
+        programs[network.phase] = (forward, weights, program)
+    (target / artefact.CARD).unlink(missing_ok=True)
+    write_whole(target / artefact.WEIGHTS, content)
+    write_whole(target / artefact.GRAPH, programs["student"][2])
+    card = {
+        "name": student.identity["model"],
+        "dataset": data.spec.name,
+        "image_shape": list(data.image_shape),
+        "classes": class_names(config.data),
+        "density": density(whole["masks"]),
+        "values": values,
+        "accuracy": accuracy(compacted, packed.variables),
+        "accuracy_before_packing": accuracy(student, whole),
+        "teacher": {
+            "name": teacher.identity["model"],
+            "accuracy": accuracy(teacher, theirs),
+            "bytes": _float32_bytes(theirs),
+            **_cost(teacher, theirs, data),
+        },
+        **_cost(compacted, smaller.variables, data),
+        "macs_before_compaction": _cost(student, whole, data)["macs"],
+        "bytes": packed.sizes | {"program": len(programs["student"][2])},
+    }
+    write_whole(target / artefact.CARD, json.dumps(card))  # Needed to read it back.
+    exported = artefact.load(target)
+    forward, weights, _ = programs["student"]
+    try:
+        agreement = compare(exported.logits, forward, weights, images)
+    except Exception:
+        for name in (artefact.CARD, artefact.GRAPH, artefact.WEIGHTS):
+            (target / name).unlink(missing_ok=True)
+        raise
+    card["agreement"] = agreement._asdict()
+    card["milliseconds"] = {
+        phase: {
+            str(batch): milliseconds(
+                partial(jax.jit(jax.export.deserialize(bytearray(program)).call), w),
+                images[:batch],
+            )
+            for batch in BATCHES
+        }
+        for phase, (_, w, program) in programs.items()
+    }
+    card["environment"] = {
+        "jax": jax.__version__,
+        "device": parallel.describe_devices(),
+        "date": time.strftime("%Y-%m-%d"),
+    }
+    write_whole(target / artefact.CARD_TEXT, card_text(card))
+    write_whole(target / artefact.CARD, json.dumps(card, indent=2) + "\n")
+    return card
+
+
+def _cost(network: Network, variables: Any, data: Any) -> dict[str, Any]:
+    return network_cost(
+        network.model, data.image_shape, variables["params"], variables["masks"]
+    )
+
+
+def _float32_bytes(variables: Any) -> int:
+    kept = variables["params"], variables["batch_stats"]
+    return sum(4 * np.size(leaf) for leaf in jax.tree.leaves(kept))

@@ -1,0 +1,191 @@
+"""From a run to a folder that works without it."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+import pytest
+from PIL import Image
+from tiny import run_command, tiny_config
+
+import alite_jax
+from alite_jax import predict
+from alite_jax.deploy import artefact as artefact_module
+from alite_jax.deploy.artefact import load
+from alite_jax.deploy.compact import check_compaction, compact
+from alite_jax.deploy.export import compare
+from alite_jax.deploy.pack import unpack
+from alite_jax.errors import ArtefactError
+from alite_jax.training import loop
+
+pytestmark = pytest.mark.usefixtures("models")
+ROOT = Path(__file__).resolve().parent.parent
+
+
+@pytest.fixture(scope="module")
+def run(models: None, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A finished run, exported."""
+    folder = tmp_path_factory.mktemp("export")
+    alite_jax.train(tiny_config(), folder)
+    assert run_command("--job=export", f"--workdir={folder}", "--values=float32") == 0
+    return folder
+
+
+@pytest.fixture(scope="module")
+def images(models: None) -> np.ndarray:
+    return loop.load_data(tiny_config()).evaluation.images
+
+
+def test_the_exported_program_is_the_network(run: Path, images: np.ndarray) -> None:
+    found = load(run / "export")
+    student, variables = alite_jax.restore(tiny_config(), run)["student"]
+    spec = loop.load_data(tiny_config()).spec
+    inputs = (images / 255 - np.array(spec.mean)) / np.array(spec.std)
+    wanted = student.apply(variables, np.float32(inputs), train=False)
+    for count in (1, 3, len(images)):  # The batch is free.
+        np.testing.assert_allclose(
+            found.logits(images[:count]), wanted[:count], atol=1e-4
+        )
+
+
+def test_the_card_says_what_is_in_the_folder(run: Path, images: np.ndarray) -> None:
+    folder = run / "export"
+    card = json.loads((folder / "card.json").read_text())
+    summary = json.loads((run / "summary.json").read_text())
+    parts = sum(size for name, size in card["bytes"].items() if name != "program")
+    assert parts == (folder / "weights.alite").stat().st_size
+    assert card["bytes"]["program"] == (folder / "graph.stablehlo").stat().st_size
+    assert card["accuracy"] == card["accuracy_before_packing"]
+    assert card["accuracy"] == summary["student"]["accuracy"]
+    assert card["teacher"]["accuracy"] == summary["teacher"]["accuracy"]
+    assert card["macs_before_compaction"] == summary["student"]["macs"] >= card["macs"]
+    assert card["agreement"]["same_classes"] == 1.0
+    assert card["agreement"]["images"] == len(images)
+    assert card["classes"] == [str(digit) for digit in range(10)]
+    text = (folder / "card.md").read_text()
+    assert f"{parts:,}" in text and "load(" in text
+    assert set(card["milliseconds"]["student"]) == {"1", "64"}
+
+
+def test_values_of_a_byte_make_it_smaller(
+    run: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    before = (run / "export" / "weights.alite").read_bytes()
+    assert run_command("--job=export", f"--workdir={run}", "--multiple=8") == 0
+    after = (run / "export" / "weights.alite").read_bytes()
+    assert "stored as int8" in capsys.readouterr().out
+    assert len(after) < 0.7 * len(before)
+    widths = unpack(after).model["widths"]
+    assert all(width % 8 == 0 for block in widths for width in block[:2])
+    alite_jax.export(tiny_config(), run, "float32")
+    assert (run / "export" / "weights.alite").read_bytes() == before
+
+
+def test_image_files_are_classified(
+    run: Path, images: np.ndarray, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    found = load(run / "export")
+    paths = []
+    for i, image in enumerate(images[:4]):
+        paths.append(str(tmp_path / f"{i}.png"))
+        large = np.kron(image[..., 0], np.ones((5, 5), np.uint8))
+        Image.fromarray(np.pad(large, [(0, 0), (9, 9)])).convert("RGB").save(paths[-1])
+    for path, image in zip(paths, images, strict=False):
+        np.testing.assert_array_equal(found.read_image(path), image)
+    assert predict.main([str(run / "export"), *paths, "--top=2"]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    wanted = found.logits(images[:4]).argmax(axis=1)
+    assert [line.split(": ")[1][0] for line in lines] == [str(n) for n in wanted]
+    probabilities = found.classify(images[:4], top=10)
+    assert all(sum(p for _, p in row) == pytest.approx(1) for row in probabilities)
+
+
+def test_using_it_needs_neither_flax_nor_the_models(run: Path) -> None:
+    program = (
+        "import sys, numpy as np; from alite_jax.deploy.artefact import load;"
+        f"print(load({str(run / 'export')!r}).logits(np.zeros((2, 8, 8, 1), 'uint8'))"
+        ".shape); assert not {'flax', 'optax', 'alite_jax.models'} & set(sys.modules)"
+    )
+    found = subprocess.run(
+        [sys.executable, "-c", program],
+        capture_output=True,
+        text=True,
+        cwd=ROOT,
+        check=False,
+    )
+    assert found.returncode == 0, found.stderr
+    assert found.stdout.strip() == "(2, 10)"
+
+
+def test_mistakes(
+    run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert predict.main([str(tmp_path), "x.png"]) == 2
+    error = capsys.readouterr().err
+    assert "holds no exported network (card.json is missing)" in error
+    assert predict.main([str(run / "export"), str(tmp_path / "x.png")]) == 2
+    assert "x.png is no image that can be read" in capsys.readouterr().err
+    for name in ("weights.alite", "graph.stablehlo", "card.json"):
+        folder = tmp_path / name
+        folder.mkdir()
+        for path in (run / "export").iterdir():
+            content = path.read_bytes()
+            cut = content[: len(content) // 2] if path.name == name else content
+            (folder / path.name).write_bytes(cut)
+        with pytest.raises(ArtefactError, match="cannot be"):
+            load(folder)
+
+
+def test_a_program_that_does_not_agree_is_not_kept(
+    run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, images: np.ndarray
+) -> None:
+    def wrong(self: Any, images: np.ndarray) -> np.ndarray:
+        return np.zeros((len(images), 10), np.float32)
+
+    before = {path.name: path.read_bytes() for path in (run / "export").iterdir()}
+    monkeypatch.setattr(artefact_module.Artefact, "logits", wrong)
+    with pytest.raises(ArtefactError, match="names the same class for"):
+        alite_jax.export(tiny_config(), run)
+    assert not (run / "export" / "graph.stablehlo").exists()
+    for name, content in before.items():
+        (run / "export" / name).write_bytes(content)
+
+
+def test_agreement_is_counted_by_hand() -> None:
+    images = np.zeros((5, 2, 2, 1), np.uint8)
+
+    def forward(weights: Any, images: Any) -> Any:
+        return weights + 0.0 * images.reshape(len(images), -1)[:, :2]
+
+    found = compare(
+        lambda images: np.tile([[1.0, 2.0005]], (len(images), 1)),
+        forward,
+        np.float32([[1, 2]]),
+        images,
+        batch=2,
+    )
+    assert found.same_classes == 1 and found.images == 5
+    assert found.logits_error == pytest.approx(5e-4, rel=1e-3)
+    with pytest.raises(ArtefactError, match=r"for 0.00% of 5 images"):
+        compare(
+            lambda images: np.tile([[2.0, 1.0]], (len(images), 1)),
+            forward,
+            np.float32([[1, 2]]),
+            images,
+        )
+
+
+def test_a_wrong_compaction_is_noticed(run: Path, images: np.ndarray) -> None:
+    model, variables = alite_jax.restore(tiny_config(), run)["student"]
+    found = compact(model, variables)
+    inputs = np.float32(images[:8]) / 255
+    assert check_compaction(model, variables, found, inputs) < 1e-5
+    params = jax.tree.map(np.array, found.variables["params"])
+    params["classifier"]["bias"] += 0.01
+    found.variables["params"] = params
+    with pytest.raises(ArtefactError, match="nothing was written"):
+        check_compaction(model, variables, found, inputs)
