@@ -88,12 +88,12 @@ def logits(model: ResNet, variables: Any, train: bool = False) -> np.ndarray:
 @pytest.mark.parametrize(
     ("family", "kernel_size", "border", "multiple"),
     [
-        ("", 3, "zero", 1),
-        ("_attention", 3, "zero", 1),
-        ("_attention", 7, "mask", 1),
-        ("_attention", 3, "mask", 4),
+        pytest.param("", 3, "zero", 1, marks=pytest.mark.slow),
+        pytest.param("_attention", 3, "zero", 1, marks=pytest.mark.slow),
+        pytest.param("_attention", 7, "mask", 1, marks=pytest.mark.slow),
+        pytest.param("_attention", 3, "mask", 4, marks=pytest.mark.slow),
         ("_attention_conv1", 7, "zero", 1),
-        ("_attention_conv12", 3, "mask", 8),
+        pytest.param("_attention_conv12", 3, "mask", 8, marks=pytest.mark.slow),
     ],
 )
 def test_logits_are_those_of_the_masked_network(
@@ -167,7 +167,7 @@ def test_a_network_that_is_dense_stays_as_it_is() -> None:
 
 
 @given(st.integers(0, 99), st.floats(0.05, 1), st.floats(0, 1), st.integers(1, 16))
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=10, deadline=None)
 def test_compaction_is_done_once(
     seed: int, density: float, share: float, multiple: int
 ) -> None:

@@ -169,25 +169,41 @@ def _cut(block: Any, statistics: Any, multiple: int) -> Cut:
     spatial = block["spatial"]
     attends = "query" in spatial
     values = spatial["value"]["kernel"] if attends else spatial["kernel"]
-    takers = (
-        [spatial[name]["kernel"] for name in ("query", "key", "value")]
-        if attends
-        else [np.moveaxis(values, 2, 0).reshape(values.shape[2], -1)]
-    )
-    taken = np.any([np.any(kernel, axis=1) for kernel in takers], axis=0)
     # Zero in evaluation and, where the mean of zeros is zero, in training.
     norm = block["reduce_norm"]
     constant = (_shift(norm, statistics["reduce_norm"]) > 0) | (norm["bias"] > 0)
     made = np.any(block["reduce"]["kernel"], axis=0) | constant
-    reduce = _fill(taken & made, multiple)
-    # What the operator makes of channels that are gone does not count.
-    gives = np.any(values[..., reduce, :], axis=tuple(range(values.ndim - 1)))
-    alive = gives & np.any(block["expand"]["kernel"], axis=1)
-    if not attends:
-        kept = _fill(alive, multiple)
-        widths = BlockWidths(len(reduce), len(kept))
-        return Cut(reduce, kept, np.zeros(0, int), (), widths)
-    return _cut_heads(spatial, reduce, alive, multiple)
+    given = np.any(block["expand"]["kernel"], axis=1)
+    cut: Cut | None = None
+    while True:
+        reduce = _fill(_taken(spatial, cut) & made, multiple)
+        if cut is not None and len(reduce) == len(cut.reduce):
+            return cut
+        # What the operator makes of channels that are gone does not count ...
+        gives = np.any(values[..., reduce, :], axis=tuple(range(values.ndim - 1)))
+        if attends:
+            cut = _cut_heads(spatial, reduce, gives & given, multiple)
+        else:
+            kept = _fill(gives & given, multiple)
+            widths = BlockWidths(len(reduce), len(kept))
+            cut = Cut(reduce, kept, np.zeros(0, int), (), widths)
+        # ... and nor does what is taken for others that are gone: once more.
+
+
+def _taken(spatial: Any, cut: Cut | None) -> np.ndarray:
+    """Which channels the operator takes for those of its own that a cut leaves."""
+    if "query" not in spatial:
+        kernel = (
+            spatial["kernel"] if cut is None else spatial["kernel"][..., cut.values]
+        )
+        return np.any(kernel, axis=(0, 1, 3))
+    taken = []
+    for name in ("query", "key", "value"):
+        kernel = spatial[name]["kernel"]
+        if cut is not None:
+            kernel = kernel[:, cut.values if name == "value" else cut.queries]
+        taken.append(np.any(kernel, axis=1))
+    return np.any(taken, axis=0)
 
 
 def _cut_heads(
