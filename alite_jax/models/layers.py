@@ -142,6 +142,7 @@ class LocalSelfAttention(nn.Module):
     dims: HeadDims | None = None
     dtype: Any = jnp.float32
 
+    @nn.nowrap
     def head_dims(self) -> HeadDims:
         """The widths of the heads."""
         if self.dims is not None:
