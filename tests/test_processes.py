@@ -72,7 +72,10 @@ def test_only_the_first_process_writes(together: Path) -> None:
     assert lines == sorted(lines, key=lambda line: (line[0] != "teacher", line[1]))
 
 
-@pytest.mark.parametrize(("before", "after"), [(8, 2), (1, 8)])
+@pytest.mark.parametrize(
+    ("before", "after"),
+    [(8, 2), (1, 8), pytest.param(8, 1, marks=pytest.mark.slow)],
+)
 def test_a_run_goes_on_with_another_number_of_devices(
     alone: Path, eight: Path, tmp_path: Path, before: int, after: int
 ) -> None:
