@@ -4,7 +4,7 @@
     python launch.py --job=study --study=configs/studies/cifar100_cpu.py
 
 Cost: about 20 minutes on 2 CPU cores for 3 runs.
-Expected: not measured yet.
+Expected: see results/cifar100_cpu.
 """
 
 from alite_jax.study.declaration import Study
