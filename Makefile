@@ -29,7 +29,7 @@ test: $(INSTALLED_DEV)  ## run the tests; ARGS=... goes to pytest
 test-all: $(INSTALLED_DEV)  ## run the slow tests too
 	$(PYTEST) -m "slow or not slow" $(ARGS)
 
-bench: $(INSTALLED_BENCH)  ## measure speed and memory against peers: a quarter of an hour
+bench: $(INSTALLED_BENCH)  ## measure speed and memory against peers: twenty minutes
 	$(BIN)/python -m benchmarks $(ARGS)
 
 lint: $(INSTALLED_DEV)  ## check style, format and types
