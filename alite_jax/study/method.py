@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 from typing import Any
 
-from alite_jax.study.declaration import Row
+from alite_jax.study.declaration import Row, Study
 
 _CE = "distillation.alpha=0"
 
@@ -32,6 +32,38 @@ def short_training(epochs: int) -> dict[str, Any]:
         "distillation.alpha": 0.5,
         "logging.tensorboard": False,
     }
+
+
+def small_study(dataset: str, title: str, epochs: int, description: str) -> Study:
+    """Returns the study of a data set as CIFAR-10's, with its two main rows.
+
+    Args:
+        dataset: name of the data set and of its config.
+        title: what the data set is called.
+        epochs: of the teacher and of each student.
+        description: what is reduced besides the networks and the pixels.
+    """
+    rows = method_rows(fine_tuning={}, pruning=SHORT_PRUNING)
+    return Study(
+        name=f"{dataset}_cpu",
+        title=f"{title}, reduced: the method against the plain student",
+        description=(
+            "Images averaged down to 16x16 pixels; networks 16 channels wide instead of"
+            f" 64; {epochs} epochs in batches of 64 instead of 200 in batches of 128;"
+            f" one seed. {description}"
+        ),
+        config=dataset,
+        overrides=[
+            short_training(epochs),
+            {
+                "data.image_size": 16,
+                "data.crop_padding": 2,
+                "teacher.width": 16,
+                "student.width": 16,
+            },
+        ],
+        rows={row: rows[row] for row in ("dense_ce", "joint_0.1")},
+    )
 
 
 def method_rows(

@@ -8,30 +8,15 @@ Expected: see results/tiny_imagenet_cpu.
 """
 
 from alite_jax.study.declaration import Study
-from alite_jax.study.method import SHORT_PRUNING, method_rows, short_training
+from alite_jax.study.method import small_study
 
 
 def get_study() -> Study:
     """Returns the study."""
-    rows = method_rows(fine_tuning={}, pruning=SHORT_PRUNING)
-    return Study(
-        name="tiny_imagenet_cpu",
-        title="Tiny-ImageNet, reduced: the method against the plain student",
-        description=(
-            "Images averaged down from 64x64 to 16x16 pixels; networks 16 channels wide"
-            " instead of 64; 2 epochs in batches of 64 instead of 200 in batches of"
-            " 128; one seed. The figures below come from 40,000 of the 100,000 training"
-            " images, and all 10,000 validation images."
-        ),
-        config="tiny_imagenet",
-        overrides=[
-            short_training(epochs=2),
-            {
-                "data.image_size": 16,
-                "data.crop_padding": 2,
-                "teacher.width": 16,
-                "student.width": 16,
-            },
-        ],
-        rows={row: rows[row] for row in ("dense_ce", "joint_0.1")},
+    return small_study(
+        "tiny_imagenet",
+        "Tiny-ImageNet",
+        2,
+        "The results come from 40,000 of the 100,000 training images, and all"
+        " 10,000 validation images.",
     )
