@@ -57,6 +57,8 @@ LIMITS = (
     Limit("pruning.stop_fraction", lambda v: 0 < v <= 1, "above 0 and at most 1"),
     Limit("pruning.prune_rate", lambda v: 0 <= v <= 1, "between 0 and 1"),
     Limit("pruning.prune_rate_end", lambda v: 0 <= v <= 1, "between 0 and 1"),
+    Limit("pruning.macs", lambda v: 0 < v <= 1, "above 0 and at most 1"),
+    Limit("pruning.multiple", lambda v: v >= 1, "at least 1"),
     Limit("distillation.alpha", lambda v: 0 <= v <= 1, "between 0 and 1"),
     Limit("distillation.temperature", lambda v: v > 0, "above 0"),
     Limit("distillation.alpha_end", lambda v: v <= 1, "at most 1 (below 0: stays)"),
@@ -83,6 +85,7 @@ def choices() -> dict[str, Collection[str]]:
     from alite_jax.models.resnet import MODELS, STEMS
     from alite_jax.ops.local_attention import BORDERS
     from alite_jax.schedules import SCHEDULES
+    from alite_jax.sparsity.channels import STRUCTURES
     from alite_jax.sparsity.distributions import DISTRIBUTIONS
     from alite_jax.sparsity.gradual import GRADUAL
     from alite_jax.sparsity.rewiring import METHODS
@@ -98,6 +101,7 @@ def choices() -> dict[str, Collection[str]]:
         "student.optimizer.schedule": ("cosine", "steps"),
         "pruning.method": (*METHODS, *GRADUAL),
         "pruning.distribution": DISTRIBUTIONS,
+        "pruning.structure": STRUCTURES,
         "pruning.prune_rate_schedule": SCHEDULES,
         "distillation.loss": LOSSES,
         "distillation.schedule": SCHEDULES,

@@ -72,7 +72,8 @@ def get_config() -> ConfigDict:
     # this one starts; '' draws them. Masks are made anew: they keep the largest weights
     # of each layer where pruning.method would draw them.
     student.init_workdir = ""
-    # Fraction of the prunable weights that is kept, in (0, 1]; 1 trains it dense.
+    # Fraction of the prunable weights that is kept, in (0, 1]; 1 keeps all that
+    # pruning.structure leaves, which is the whole network where there is none.
     student.density = 0.1
     # Passes over the training split.
     student.epochs = 200
@@ -101,6 +102,15 @@ def get_config() -> ConfigDict:
     pruning.prune_rate = 0.5
     pruning.prune_rate_end = 0.005
     pruning.prune_rate_schedule = "cosine"
+    # What is pruned as a whole, for speed, besides single weights: 'none', 'channels'
+    # inside the blocks (of queries, keys and values too), or 'heads', with the channels
+    # that the operators take. They come and go with the masks, by the same method.
+    pruning.structure = "none"
+    # Fraction of the student's MACs that the structure leaves, in (0, 1].
+    pruning.macs = 0.5
+    # Widths that the structure leaves are multiples of this, where layers are so wide.
+    # What a unit of the hardware takes at once: 8 on CPU and GPU, 128 on TPU.
+    pruning.multiple = 1
 
     config.distillation = distillation = ConfigDict()
     # Loss = (1 - alpha) * cross-entropy + alpha * temperature^2 * KL(teacher, student);

@@ -21,7 +21,7 @@ nothing but the mean: a compacted network gives what the masked one gives there,
 """
 
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
@@ -87,7 +87,7 @@ def compact(model: ResNet, variables: Any, multiple: int = 1) -> Compacted:
     params = variables["params"]
     statistics = dict(variables["batch_stats"])
     cuts: dict[str, Cut] = {}
-    for name in _blocks(model):
+    for name in model.block_names:
         block = params[name]
         cuts[name] = _cut(block, statistics[name], multiple)
         statistics[name] = _fold(block, statistics[name], cuts[name])
@@ -156,13 +156,6 @@ def widths_as_json(model: ResNet) -> list[list[Any]]:
         [width.reduce, width.features, *(width.dims or ())]
         for width in model.widths or ()
     ]
-
-
-def _blocks(model: ResNet) -> Iterator[str]:
-    """The names of the blocks."""
-    for stage, count in enumerate(model.blocks, start=1):
-        for block in range(1, count + 1):
-            yield f"stage{stage}_block{block}"
 
 
 def _cut(block: Any, statistics: Any, multiple: int) -> Cut:

@@ -210,6 +210,15 @@ class ResNet(nn.Module):
     dtype: Any = jnp.float32
     widths: tuple[BlockWidths, ...] | None = None
 
+    @property
+    def block_names(self) -> list[str]:
+        """The names of the blocks, in their order."""
+        return [
+            f"stage{stage}_block{block}"
+            for stage, blocks in enumerate(self.blocks, start=1)
+            for block in range(1, blocks + 1)
+        ]
+
     @nn.compact
     def __call__(self, images: jax.Array, *, train: bool) -> jax.Array:
         """Maps normalised images to logits.
@@ -234,6 +243,7 @@ class ResNet(nn.Module):
         )
         x = self.stem(features=self.width, dtype=self.dtype, name="stem")(images)
         x = nn.relu(norm(name="stem_norm")(x))
+        names = iter(self.block_names)
         widths = iter(self.widths or [None] * sum(self.blocks))
         stages = zip(self.blocks, self.spatial, strict=True)
         for stage, (blocks, spatial) in enumerate(stages):
@@ -245,7 +255,7 @@ class ResNet(nn.Module):
                     norm=norm,
                     dtype=self.dtype,
                     widths=next(widths),
-                    name=f"stage{stage + 1}_block{block + 1}",
+                    name=next(names),
                 )(x)
             self.sow("intermediates", f"stage{stage + 1}", x)
         x = jnp.mean(x, axis=(1, 2), dtype=jnp.float32)

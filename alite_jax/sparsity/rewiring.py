@@ -80,6 +80,7 @@ def rewire(
     prune_rate: jax.Array | float,
     key: jax.Array,
     method: str = "sparse_momentum",
+    allowed: Any = None,
 ) -> Any:
     """Drops and regrows weights; the number of non-zeros stays exactly the same.
 
@@ -91,6 +92,9 @@ def rewire(
         prune_rate: fraction of each layer's active weights to drop, in [0, 1].
         key: PRNG key for methods that draw.
         method: a key of `METHODS`.
+        allowed: masks of the weights that may be kept, at least as many as are active;
+            all of them when left out. Active weights outside go before any others, and
+            as many grow within, in other layers where a layer has no room.
 
     Returns:
         New masks. Weights that come in are zero in `params`; those that went out must
@@ -111,8 +115,15 @@ def rewire(
         layout.pack([leaves[i] for i in prunable])
         for leaves in (jax.tree.leaves(params), jax.tree.leaves(scores), mask_leaves)
     )
-    real = layout.pack([jnp.ones(size, bool) for size in layout.sizes])
-    nonzero, sizes = layout.sums(active), jnp.array(layout.sizes)
+    lost: jax.Array | int = 0
+    if allowed is None:
+        room = layout.pack([jnp.ones(size, bool) for size in layout.sizes])
+        sizes = jnp.array(layout.sizes)
+    else:
+        room = layout.pack([jax.tree.leaves(allowed)[i] for i in prunable])
+        sizes, lost = layout.sums(room), layout.sums(active & ~room)
+        active &= room
+    nonzero = layout.sums(active)
 
     # An empty layer has no importance, rather than none over none.
     importance = layout.sums(jnp.where(active, jnp.abs(layer_scores), 0.0))
@@ -123,14 +134,15 @@ def rewire(
 
     dropped = _to_drop(nonzero, sizes, importance, prune_rate, chosen.redistribute)
     kept = nonzero - dropped
-    grown = dropped
-    if chosen.redistribute:
-        grown = _allocate(jnp.sum(dropped), importance, sizes - kept, fallback=dropped)
+    grown = dropped + lost
+    if chosen.redistribute or allowed is not None:
+        shares = importance if chosen.redistribute else jnp.zeros_like(importance)
+        grown = _allocate(jnp.sum(grown), shares, sizes - kept, fallback=grown)
     drop_key, grow_key = jax.random.split(key)
     drop = chosen.drop(weights, layer_scores, drop_key)
     survivors = layout.top(jnp.where(active, drop, -jnp.inf), kept)
     grow = chosen.grow(weights, layer_scores, grow_key)
-    newcomers = layout.top(jnp.where(survivors | ~real, -jnp.inf, grow), grown)
+    newcomers = layout.top(jnp.where(survivors | ~room, -jnp.inf, grow), grown)
     rewired = layout.unpack(survivors | newcomers)
     for i, mask in zip(prunable, rewired, strict=True):
         mask_leaves[i] = mask.reshape(mask_leaves[i].shape)

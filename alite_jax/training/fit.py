@@ -36,6 +36,7 @@ from alite_jax.training.rewire import (
 )
 from alite_jax.training.state import Variables, create_state
 from alite_jax.training.step import make_gradients, make_train_step
+from alite_jax.training.structure import Structure
 from alite_jax.training.window import Window
 
 
@@ -51,6 +52,7 @@ class Network:
         make_masks: from a key and the parameters to the masks.
         identity: what a checkpoint of it must have been made with.
         folder: where its checkpoints are.
+        structure: of its masks, if they have one.
         start: a trained network of the same model, from whose weights and BatchNorm
             statistics this one starts; None draws them.
     """
@@ -62,6 +64,7 @@ class Network:
     make_masks: Callable[[jax.Array, Any], Any]
     identity: dict[str, Any]
     folder: Path
+    structure: Structure | None = None
     start: "Network | None" = None
 
     def keys(self, seed: int) -> tuple[jax.Array, jax.Array, jax.Array]:
@@ -194,7 +197,8 @@ def fit(
             lambda *inputs: take_gradients(*inputs)[0], feed.take, length
         )
     rewire_step = parallel.spread(
-        make_rewire_step(config, rewirings, rewire_key, gradient), donate_state=True
+        make_rewire_step(config, rewirings, rewire_key, gradient, network.structure),
+        donate_state=True,
     )
     density = density_of(state.masks)
     rewires = prunes(state.masks) and method != "static"
@@ -247,7 +251,7 @@ def fit(
             if rewires and step in rewirings:
                 inputs = (teacher_variables, source) if gradient else ()
                 state = rewire_step(state, *inputs)
-                if starts_dense(method):
+                if starts_dense(method) or network.structure:
                     density = density_of(parallel.to_host(state.masks))
             if saves or stops:
                 host_state = parallel.to_host(state)

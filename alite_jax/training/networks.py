@@ -18,6 +18,9 @@ from alite_jax.training.objective import Objective
 from alite_jax.training.rewire import starts_dense
 from alite_jax.training.run_folder import read_config, read_summary
 from alite_jax.training.step import AXIS
+from alite_jax.training.structure import create_structure
+
+_UNITS = 1  # What the key of the masks is for, folded into it, besides weights.
 
 
 def create_networks(config: Any, data: Data, folder: Path) -> tuple[Network, Network]:
@@ -38,13 +41,23 @@ def create_networks(config: Any, data: Data, folder: Path) -> tuple[Network, Net
         teacher_folder = _finished("teacher", "workdir", config)
 
     def draw_masks(key: jax.Array, params: Any) -> Any:
-        density = 1.0 if starts_dense(pruning.method) else config.student.density
-        if student.init_workdir:
-            return magnitude_masks(params, density, pruning.distribution)
-        return init_masks(key, params, density, pruning.distribution)
+        dense = starts_dense(pruning.method)
+        density = 1.0 if dense else student.density
+        trained = bool(student.init_workdir)
+        if trained:
+            masks = magnitude_masks(params, density, pruning.distribution)
+        else:
+            masks = init_masks(key, params, density, pruning.distribution)
+        if structure is None or dense:
+            return masks
+        units_key = jax.random.fold_in(key, _UNITS)
+        return structure.start(units_key, params, masks, pruning.method, trained)
 
     student, pruning = config.student, config.pruning
     options = {name: student[name] for name in STUDENT_OPTIONS}
+    described = _model(student, config.compute, data, options)
+    structure = create_structure(config, described["model"], data.image_shape)
+    prunes = student.density < 1 or structure is not None
     pupil = Network(
         phase="student",
         recipe=config.student,
@@ -52,9 +65,10 @@ def create_networks(config: Any, data: Data, folder: Path) -> tuple[Network, Net
             label_smoothing=config.student.optimizer.label_smoothing,
             **config.distillation,
         ),
-        make_masks=draw_masks if student.density < 1 else _no_masks,
+        make_masks=draw_masks if prunes else _no_masks,
         folder=folder / "checkpoints",
-        **_model(config.student, config.compute, data, options),
+        structure=structure,
+        **described,
     )
     if student.init_workdir:
         with closing(pupil.checkpoints(keep=1)) as checkpoints:
@@ -102,9 +116,10 @@ def _start(student: Network, config: Any) -> Network:
     folder = _finished("student", "init_workdir", config)
     recorded = read_config(folder)
     pruned = partial(init_masks, density=1.0)
+    prunes = recorded.student.density < 1 or recorded.pruning.structure != "none"
     return replace(
         student,
-        make_masks=pruned if recorded.student.density < 1 else _no_masks,
+        make_masks=pruned if prunes else _no_masks,
         folder=folder / "checkpoints",
     )
 

@@ -9,13 +9,17 @@ import jax.numpy as jnp
 import optax
 
 from alite_jax.errors import ConfigError
+from alite_jax.sparsity import channels
 from alite_jax.sparsity.gradual import GRADUAL, gradual_counts, prune
 from alite_jax.sparsity.masks import apply_masks
 from alite_jax.sparsity.rewiring import METHODS, rewire
 from alite_jax.sparsity.schedules import RewiringSteps, prune_rate
 from alite_jax.training.state import TrainState
+from alite_jax.training.structure import Structure
 
 RewireStep = Callable[..., TrainState]
+
+_UNITS = 1  # What the key of a change is for, folded into it, besides weights.
 
 
 def starts_dense(method: str) -> bool:
@@ -37,7 +41,7 @@ def rewiring_steps(config: Any, steps_per_epoch: int) -> RewiringSteps:
         steps_per_epoch: optimizer steps in an epoch.
 
     Raises:
-        ConfigError: never, for a method that prunes by these changes.
+        ConfigError: never, where these changes are what prunes.
     """
     pruning = config.pruning
     steps = RewiringSteps(
@@ -45,9 +49,16 @@ def rewiring_steps(config: Any, steps_per_epoch: int) -> RewiringSteps:
         every=pruning.every_steps or steps_per_epoch,
         stop_fraction=pruning.stop_fraction,
     )
-    if steps.last == 0 and config.student.density < 1 and starts_dense(pruning.method):
+    weights = config.student.density < 1 and starts_dense(pruning.method)
+    units = pruning.structure != "none" and pruning.method != "static"
+    if steps.last == 0 and (weights or units):
+        what = (
+            f"structure {pruning.structure!r}"
+            if units
+            else f"method {pruning.method!r}"
+        )
         raise ConfigError(
-            f"pruning.method {pruning.method!r} prunes every {steps.every} steps, but"
+            f"pruning.{what} prunes every {steps.every} steps, but"
             f" the student's {steps.total} steps up to pruning.stop_fraction ="
             f" {pruning.stop_fraction:g} have no such step before the last one; set"
             " pruning.every_steps lower, or student.epochs or pruning.stop_fraction"
@@ -61,6 +72,7 @@ def make_rewire_step(
     steps: RewiringSteps,
     key: jax.Array,
     gradient: Callable[..., Any] | None = None,
+    structure: Structure | None = None,
 ) -> RewireStep:
     """Builds the change of the masks.
 
@@ -70,6 +82,7 @@ def make_rewire_step(
         key: PRNG key; the step is folded into it.
         gradient: the loss's gradient, a function of the same arguments; only for
             methods that need it.
+        structure: of the network, if its masks have one.
 
     Returns:
         `rewire_step(state, *inputs) -> state` with new masks, applied to the
@@ -79,18 +92,39 @@ def make_rewire_step(
     """
     pruning = config.pruning
 
-    def pruned(state: TrainState) -> TrainState:
-        shapes = [m.shape for m in jax.tree.leaves(state.masks) if m.ndim > 0]
+    def change(state: TrainState) -> jax.Array:
+        """Which change of the masks this is, from 0 on."""
+        return jnp.clip(state.step // steps.every, 1, steps.last // steps.every) - 1
+
+    def pruned(state: TrainState, masks: Any) -> Any:
+        shapes = [m.shape for m in jax.tree.leaves(masks) if m.ndim > 0]
         counts = gradual_counts(
             shapes, config.student.density, pruning.distribution, steps.remaining()
         )
-        now = jnp.clip(state.step // steps.every, 1, len(counts)) - 1
-        masks = prune(state.params, state.masks, jnp.array(counts)[now], pruning.method)
-        return _with_masks(state, masks)
+        now = jnp.array(counts)[change(state)]
+        return prune(state.params, masks, now, pruning.method)
+
+    def within_units(state: TrainState, scores: Any, rate: Any) -> Any:
+        """Masks of what the units leave that stay or come."""
+        assert structure is not None
+        groups = channels.unit_groups(state.params, structure.kind)
+        remaining = steps.remaining() * starts_dense(pruning.method)
+        units = channels.rewire_units(
+            groups,
+            state.params,
+            scores,
+            state.masks,
+            jnp.array(channels.unit_counts(groups, structure.counts, remaining))[
+                change(state)
+            ],
+            rate,
+            jax.random.fold_in(jax.random.fold_in(key, state.step), _UNITS),
+            pruning.method,
+        )
+        last = state.step >= steps.last
+        return channels.allowed_masks(groups, units, state.params, last)
 
     def rewire_step(state: TrainState, *inputs: Any) -> TrainState:
-        if pruning.method in GRADUAL:
-            return pruned(state)
         rate = prune_rate(
             steps.progress(state.step),
             pruning.prune_rate,
@@ -101,26 +135,32 @@ def make_rewire_step(
         if needs_gradient(pruning.method):
             assert gradient is not None
             scores = gradient(state, *inputs)
-        masks = rewire(
-            state.params,
-            scores,
-            state.masks,
-            rate,
-            jax.random.fold_in(key, state.step),
-            pruning.method,
-        )
-        method = METHODS[pruning.method]
+        allowed = None if structure is None else within_units(state, scores, rate)
+        if structure is not None and structure.only:
+            masks = allowed
+        elif pruning.method in GRADUAL:
+            masks = state.masks
+            if allowed is not None:
+                masks = jax.tree.map(jnp.logical_and, masks, allowed)
+            masks = pruned(state, masks)
+        else:
+            masks = rewire(
+                state.params,
+                scores,
+                state.masks,
+                rate,
+                jax.random.fold_in(key, state.step),
+                pruning.method,
+                allowed=allowed,
+            )
+        method = METHODS.get(pruning.method)
         if method is not None and method.fresh_momentum:
             kept = jax.tree.map(lambda old, new: old | ~new, state.masks, masks)
             opt_state = optax.tree_utils.tree_set(
                 state.opt_state, trace=apply_masks(kept, momentum)
             )
             state = dataclasses.replace(state, opt_state=opt_state)
-        return _with_masks(state, masks)
+        params = apply_masks(masks, state.params)
+        return dataclasses.replace(state, masks=masks, params=params)
 
     return rewire_step
-
-
-def _with_masks(state: TrainState, masks: Any) -> TrainState:
-    params = apply_masks(masks, state.params)
-    return dataclasses.replace(state, masks=masks, params=params)
