@@ -1,5 +1,6 @@
 """Structured masks: units, their scores by hand, and what changes must keep."""
 
+from pathlib import Path
 from typing import Any
 
 import jax
@@ -7,7 +8,10 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from compiling import quick_jit
+from tiny import tiny_config, tiny_models
 
+import alite_jax
+from alite_jax.analysis.layers import trace_layers
 from alite_jax.analysis.widths import plan_widths, units_of
 from alite_jax.config import get_config
 from alite_jax.deploy.compact import check_compaction, compact
@@ -283,3 +287,37 @@ def test_groups_name_parameters_that_exist() -> None:
             for part in group.slices:
                 axis = leaves[part.path].shape[part.axis]
                 assert axis == np.prod(part.view), (name, part)
+
+
+@pytest.mark.parametrize(
+    ("method", "given"),
+    [("sparse_momentum", 1.0), ("gradual_global", 1.0), ("gradual_global", 0.1)],
+)
+def test_a_trained_student_has_the_macs_that_were_asked_for(
+    method: str, given: float, tmp_path: Path
+) -> None:
+    with tiny_models():
+        config = tiny_config(
+            {
+                "pruning.structure": "channels",
+                "pruning.macs": 0.7,
+                "pruning.method": method,
+                "pruning.every_steps": 2,
+                "pruning.stop_fraction": 0.7,
+                "student.density": given,
+            }
+        )
+        summary = alite_jax.train(config, tmp_path)
+        model, variables = alite_jax.restore(config, tmp_path)["student"]
+        shape = (8, 8, 1)
+        structure = create_structure(config, model, shape)
+        assert structure is not None
+        compacted = compact(model, variables)
+    if given == 1:
+        assert compacted.model.widths == structure.plan.widths
+        assert density(compacted.variables["masks"]) == 1.0
+    else:
+        assert density(variables["masks"]) == pytest.approx(given, abs=1e-3)
+    layers = trace_layers(compacted.model, shape)
+    macs = sum(layer.weight + layer.core for layer in layers)
+    assert macs <= 0.72 * summary["student"]["macs"]

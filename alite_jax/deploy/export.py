@@ -2,6 +2,7 @@
 
 import time
 from collections.abc import Callable
+from functools import partial
 from typing import Any, NamedTuple
 
 import flax.linen as nn
@@ -19,6 +20,9 @@ PLATFORMS = ("cpu", "cuda", "tpu")
 SAME_CLASSES = 0.999
 # Of the logits, in units of the largest; programs may add in another order.
 LOGITS_TOLERANCE = 1e-3
+
+# Images that a program takes at a time on a CPU, as long as there are as many.
+_GROUP = 16
 
 Forward = Callable[[Any, Any], Any]
 
@@ -58,6 +62,9 @@ def export_program(
 ) -> bytes:
     """Writes a program as StableHLO for `PLATFORMS`, with a free batch dimension.
 
+    On a CPU it goes through the batch in groups of a fixed size and then image by
+    image: attention is several times as fast where it knows how many there are.
+
     Args:
         forward: from `forward_of`.
         weights: `params` and `batch_stats`; only their shapes go into the program.
@@ -66,8 +73,39 @@ def export_program(
     (batch,) = jax.export.symbolic_shape("batch")
     images = jax.ShapeDtypeStruct((batch, *image_shape), jnp.uint8)
     shapes = jax.tree.map(lambda a: jax.ShapeDtypeStruct(a.shape, a.dtype), weights)
-    exported = jax.export.export(jax.jit(forward), platforms=PLATFORMS)(shapes, images)
+
+    def program(weights: Any, images: jax.Array) -> jax.Array:
+        logits: jax.Array = jax.lax.platform_dependent(
+            weights, images, cpu=partial(_in_groups, forward), default=forward
+        )
+        return logits
+
+    exported = jax.export.export(jax.jit(program), platforms=PLATFORMS)(shapes, images)
     return bytes(exported.serialize())
+
+
+def _in_groups(forward: Forward, weights: Any, images: jax.Array) -> jax.Array:
+    """`forward`, for `_GROUP` images at a time and then for one."""
+    count = images.shape[0]
+    one = jax.eval_shape(forward, weights, images[:1])
+    # Slices of a fixed size must fit in whatever the count is.
+    rest = jnp.zeros((_GROUP, *images.shape[1:]), images.dtype)
+    padded = jnp.concatenate([images, rest])
+    logits = jnp.zeros((count + _GROUP, *one.shape[1:]), one.dtype)
+
+    def through(size: int, start: jax.Array, logits: jax.Array) -> jax.Array:
+        def step(i: jax.Array, logits: jax.Array) -> jax.Array:
+            place = start + i * size
+            part = jax.lax.dynamic_slice_in_dim(padded, place, size)
+            found = forward(weights, part)
+            return jax.lax.dynamic_update_slice_in_dim(logits, found, place, axis=0)
+
+        steps = (jnp.asarray(count) - start) // size
+        return jax.lax.fori_loop(0, steps, step, logits)
+
+    logits = through(_GROUP, jnp.array(0), logits)
+    logits = through(1, jnp.asarray(count) // _GROUP * _GROUP, logits)
+    return logits[:count]
 
 
 def compare(

@@ -90,8 +90,8 @@ def local_attention(
         )
     if method == "auto":
         batch, height, width, _, head_dim = queries.shape
-        # `rows` arranges a known number of images; a program with a free batch
-        # dimension, which is exported for any backend, takes another method.
+        # `rows` arranges a known number of images; with a free batch dimension there
+        # is none.
         backend = jax.default_backend() if isinstance(batch, int) else "any"
         method = fastest(height, width, head_dim, kernel_size, backend)
     if method not in METHODS:

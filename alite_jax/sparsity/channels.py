@@ -15,7 +15,8 @@ The norm of its takers says what a unit is worth, the norm of their momentum wha
 absent one would be: the channel variant of dynamic network rewiring (arXiv 2011.03083),
 for units that span several kernels. Makers stay while masks change. Without takers they
 get no gradient, but what they make gives the absent takers theirs; were both zero,
-neither would ever have one, and no unit could come back. The last change cuts them.
+neither would ever have one, and no unit could come back. They are cut with the last
+change, or at once where nothing comes back.
 
 Every layer keeps its number of units, so that its cost is known. All heads of a layer
 keep equally many channels, and so do the halves of their queries and keys, which are

@@ -122,6 +122,18 @@ def method_rows(
                 {"pruning.method": "gradual_global", "pruning.stop_fraction": 0.75},
             ),
         ),
+        "structured_0.5": Row(
+            "half of the MACs: whole heads and channels go, and no single weights",
+            pruned(1.0, _structure(0.5, "gradual_global")),
+        ),
+        "mixed_0.5": Row(
+            "half of the MACs for speed, and a tenth of the weights for bytes",
+            pruned(0.1, _structure(0.5, "sparse_momentum")),
+        ),
+        "mixed_0.3": Row(
+            "the same at 30 % of the MACs",
+            pruned(0.1, _structure(0.3, "sparse_momentum")),
+        ),
         "sequential": Row(
             "the long road: distil it dense, then prune, then fine-tune",
             pruned(
@@ -131,4 +143,14 @@ def method_rows(
             ),
             start_from="dense_kd",
         ),
+    }
+
+
+def _structure(macs: float, method: str) -> dict[str, Any]:
+    """Overrides that prune heads, and the channels that they take, too."""
+    return {
+        "pruning.structure": "heads",
+        "pruning.macs": macs,
+        "pruning.method": method,
+        "pruning.stop_fraction": 0.75,
     }

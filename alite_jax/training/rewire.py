@@ -96,13 +96,18 @@ def make_rewire_step(
         """Which change of the masks this is, from 0 on."""
         return jnp.clip(state.step // steps.every, 1, steps.last // steps.every) - 1
 
-    def pruned(state: TrainState, masks: Any) -> Any:
-        shapes = [m.shape for m in jax.tree.leaves(masks) if m.ndim > 0]
+    def pruned(state: TrainState, momentum: Any, allowed: Any) -> Any:
+        shapes = [m.shape for m in jax.tree.leaves(state.masks) if m.ndim > 0]
         counts = gradual_counts(
             shapes, config.student.density, pruning.distribution, steps.remaining()
         )
         now = jnp.array(counts)[change(state)]
-        return prune(state.params, masks, now, pruning.method)
+        if allowed is None:
+            return prune(state.params, state.masks, now, pruning.method)
+        # What is outside goes first. What goes too much with it grows back within.
+        within = apply_masks(allowed, state.params)
+        masks = prune(within, state.masks, now, pruning.method)
+        return rewire(within, momentum, masks, 0.0, key, "rigl", allowed)
 
     def within_units(state: TrainState, scores: Any, rate: Any) -> Any:
         """Masks of what the units leave that stay or come."""
@@ -121,8 +126,8 @@ def make_rewire_step(
             jax.random.fold_in(jax.random.fold_in(key, state.step), _UNITS),
             pruning.method,
         )
-        last = state.step >= steps.last
-        return channels.allowed_masks(groups, units, state.params, last)
+        nothing_returns = starts_dense(pruning.method) | (state.step >= steps.last)
+        return channels.allowed_masks(groups, units, state.params, nothing_returns)
 
     def rewire_step(state: TrainState, *inputs: Any) -> TrainState:
         rate = prune_rate(
@@ -139,10 +144,7 @@ def make_rewire_step(
         if structure is not None and structure.only:
             masks = allowed
         elif pruning.method in GRADUAL:
-            masks = state.masks
-            if allowed is not None:
-                masks = jax.tree.map(jnp.logical_and, masks, allowed)
-            masks = pruned(state, masks)
+            masks = pruned(state, momentum, allowed)
         else:
             masks = rewire(
                 state.params,
