@@ -72,6 +72,15 @@ flags.DEFINE_string(
 flags.DEFINE_integer(
     "multiple", 1, "Of the widths that compaction leaves --job=export.", lower_bound=1
 )
+flags.DEFINE_string(
+    "target",
+    None,
+    "What --job=plan shall reach: parameters=NUMBER, bytes=NUMBER, macs=NUMBER or "
+    "FRACTION, milliseconds=NUMBER.",
+)
+flags.DEFINE_integer(
+    "batch", 1, "Images in a batch, for --target=milliseconds.", lower_bound=1
+)
 flags.DEFINE_bool(
     "distributed",
     False,
@@ -91,6 +100,7 @@ OF_SOME_JOBS = {
     **dict.fromkeys(("study", "rows", "results"), ("study",)),
     "sweep": ("sweep",),
     **dict.fromkeys(("values", "multiple"), ("export",)),
+    **dict.fromkeys(("target", "batch"), ("plan",)),
 }
 CHOICES: dict[str, Collection[str]] = {"job": JOBS, "table": TABLES, "format": FORMATS}
 
@@ -104,6 +114,7 @@ examples:
   python launch.py --config=configs/cifar10.py:density=0.05,epochs=30 \\
       --config.data.data_dir=tensorflow_datasets --config.student.border=mask
   python launch.py --config=configs/cifar10.py --job=prepare
+  python launch.py --config=configs/cifar10.py --job=plan --target=bytes=1e6
   python launch.py --job=study --study=configs/studies/digits.py --rows=static,rigl
   python launch.py --config=configs/cifar10.py --job=cost --format=markdown
   python launch.py --config=configs/digits.py --job=sweep \\

@@ -15,6 +15,7 @@ from alite_jax.config import get_config, override
 
 if TYPE_CHECKING:
     from alite_jax.exporting import export
+    from alite_jax.planning import plan
     from alite_jax.reporting import report
     from alite_jax.study.declaration import get_study
     from alite_jax.study.run import run_study
@@ -27,6 +28,7 @@ __all__ = [
     "get_config",
     "get_study",
     "override",
+    "plan",
     "report",
     "restore",
     "run_study",
@@ -37,6 +39,7 @@ __all__ = [
 _MODULES = {
     "evaluate": "alite_jax.training.loop",
     "export": "alite_jax.exporting",
+    "plan": "alite_jax.planning",
     "report": "alite_jax.reporting",
     "restore": "alite_jax.training.loop",
     "train": "alite_jax.training.loop",

@@ -97,6 +97,21 @@ def cost(command: Command) -> None:
         print(networks_table(*configured_costs(command.config()), layout))
 
 
+def plan(command: Command) -> None:
+    """Print which fields bring the student to --target; needs no data, no workdir."""
+    from alite_jax.planning import plan_text
+
+    kind, _, text = (command.flags.target or "").partition("=")
+    try:
+        value = float(text)
+    except ValueError as error:
+        raise ConfigError(
+            "--job=plan needs --target=KIND=NUMBER, such as --target=bytes=90000"
+        ) from error
+    planned = alite_jax.plan(command.config(), kind, value, command.flags.batch)
+    print(plan_text(kind, value, planned))
+
+
 def study(command: Command) -> None:
     """Train the runs of --study, with tables and plots of what they found."""
     from alite_jax.study.declaration import get_study
@@ -142,6 +157,7 @@ JOBS: dict[str, Callable[[Command], None]] = {
     "profile": profile,
     "prepare": prepare,
     "cost": cost,
+    "plan": plan,
     "study": study,
     "sweep": sweep,
     "config": show_config,

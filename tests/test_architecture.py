@@ -48,12 +48,16 @@ ALLOWED = {
     "exporting": {
         *("analysis", "config", "data", "deploy", "models", "sparsity", "training"),
     },
+    "planning": {
+        *("analysis", "config", "data", "deploy", "errors", "models", "sparsity"),
+        *("training", "trees"),
+    },
     "study": {"analysis", "config", "config_files", "errors", "training"},
     "reporting": {"analysis", "config", "data", "errors", "training", "trees"},
-    "__init__": {"config", "exporting", "reporting", "study", "training"},
+    "__init__": {"config", "exporting", "planning", "reporting", "study", "training"},
     "jobs": {
-        *("__init__", "analysis", "config", "config_docs", "data", "errors", "study"),
-        "training",
+        *("__init__", "analysis", "config", "config_docs", "data", "errors"),
+        *("planning", "study", "training"),
     },
 }
 

@@ -18,7 +18,7 @@ from alite_jax.training.objective import Objective
 from alite_jax.training.rewire import starts_dense
 from alite_jax.training.run_folder import read_config, read_summary
 from alite_jax.training.step import AXIS
-from alite_jax.training.structure import create_structure
+from alite_jax.training.structure import Structure, create_structure
 
 _UNITS = 1  # What the key of the masks is for, folded into it, besides weights.
 
@@ -40,20 +40,7 @@ def create_networks(config: Any, data: Data, folder: Path) -> tuple[Network, Net
     if config.teacher.workdir:
         teacher_folder = _finished("teacher", "workdir", config)
 
-    def draw_masks(key: jax.Array, params: Any) -> Any:
-        dense = starts_dense(pruning.method)
-        density = 1.0 if dense else student.density
-        trained = bool(student.init_workdir)
-        if trained:
-            masks = magnitude_masks(params, density, pruning.distribution)
-        else:
-            masks = init_masks(key, params, density, pruning.distribution)
-        if structure is None or dense:
-            return masks
-        units_key = jax.random.fold_in(key, _UNITS)
-        return structure.start(units_key, params, masks, pruning.method, trained)
-
-    student, pruning = config.student, config.pruning
+    student = config.student
     options = {name: student[name] for name in STUDENT_OPTIONS}
     described = _model(student, config.compute, data, options)
     structure = create_structure(config, described["model"], data.image_shape)
@@ -65,7 +52,7 @@ def create_networks(config: Any, data: Data, folder: Path) -> tuple[Network, Net
             label_smoothing=config.student.optimizer.label_smoothing,
             **config.distillation,
         ),
-        make_masks=draw_masks if prunes else _no_masks,
+        make_masks=partial(draw_masks, config, structure) if prunes else _no_masks,
         folder=folder / "checkpoints",
         structure=structure,
         **described,
@@ -88,6 +75,31 @@ def create_networks(config: Any, data: Data, folder: Path) -> tuple[Network, Net
         ),
         pupil,
     )
+
+
+def draw_masks(
+    config: Any, structure: Structure | None, key: jax.Array, params: Any
+) -> Any:
+    """The masks that the student of a configuration starts with.
+
+    Args:
+        config: the whole configuration.
+        structure: from `create_structure`.
+        key: PRNG key.
+        params: the student's parameters.
+    """
+    student, pruning = config.student, config.pruning
+    dense = starts_dense(pruning.method)
+    density = 1.0 if dense else student.density
+    trained = bool(student.init_workdir)
+    if trained:
+        masks = magnitude_masks(params, density, pruning.distribution)
+    else:
+        masks = init_masks(key, params, density, pruning.distribution)
+    if structure is None or dense:
+        return masks
+    units_key = jax.random.fold_in(key, _UNITS)
+    return structure.start(units_key, params, masks, pruning.method, trained)
 
 
 def _no_masks(key: jax.Array, params: Any) -> Any:

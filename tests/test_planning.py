@@ -1,0 +1,70 @@
+"""From targets to fields of the configuration."""
+
+from typing import Any
+
+import pytest
+from tiny import run_command, tiny_config
+
+import alite_jax
+from alite_jax import planning
+from alite_jax.errors import ConfigError
+
+pytestmark = pytest.mark.usefixtures("models")
+
+
+def test_parameters_are_met() -> None:
+    planned = alite_jax.plan(tiny_config(), "parameters", 500)
+    assert abs(planned.reached - 500) <= 10
+    assert 0 < planned.changes["student.density"] < 1
+
+
+def test_bytes_are_met() -> None:
+    planned = alite_jax.plan(tiny_config(), "bytes", 2200)
+    assert abs(planned.reached - 2200) <= 44
+
+
+@pytest.mark.parametrize("value", [0.7, 45_000])
+def test_macs_are_met(value: float) -> None:
+    config = tiny_config({"pruning.structure": "channels"})
+    planned = alite_jax.plan(config, "macs", value)
+    assert abs(planned.reached / value - 1) <= 0.02
+    assert planned.changes["pruning.structure"] == "channels"
+
+
+def test_milliseconds_are_read_off_a_table(monkeypatch: pytest.MonkeyPatch) -> None:
+    times = iter([4.0, 3.0, 2.0, 1.0, 0.5])
+    monkeypatch.setattr(planning, "milliseconds", lambda *_: next(times))
+    config = tiny_config({"pruning.structure": "channels"})
+    planned = alite_jax.plan(config, "milliseconds", 2.5, batch=3)
+    slower, faster = sorted(planned.table, key=planned.table.__getitem__)[-2:][::-1]
+    assert planned.table[slower] == 4.0 and planned.table[faster] == 3.0
+    assert planned.reached == pytest.approx(2.5)
+    assert planned.changes["pruning.macs"] < faster
+
+
+def test_the_command_says_what_to_add(capsys: pytest.CaptureFixture[str]) -> None:
+    arguments = "--job=plan", "--config=digits", "--target=macs=0.6"
+    assert run_command(*arguments) == 0
+    printed = capsys.readouterr().out
+    assert printed.startswith("--config.pruning.structure=heads --config.pruning.macs")
+
+
+@pytest.mark.parametrize(
+    ("kind", "value", "message"),
+    [
+        ("weights", 1, "--target: 'weights' is none"),
+        ("parameters", 10, "10 parameters cannot be reached"),
+        ("bytes", 10, "10 bytes cannot be reached"),
+        ("macs", 1e12, "the whole student has"),
+        ("macs", 0.01, "pruning.macs is 0.01, but widths"),
+    ],
+)
+def test_what_cannot_be_reached(kind: str, value: float, message: str) -> None:
+    config: Any = tiny_config({"pruning.structure": "channels"})
+    with pytest.raises(ConfigError, match=message):
+        alite_jax.plan(config, kind, value)
+
+
+def test_a_target_needs_a_number(capsys: pytest.CaptureFixture[str]) -> None:
+    assert run_command("--job=plan", "--target=bytes") == 2
+    assert "--target=KIND=NUMBER" in capsys.readouterr().err
