@@ -72,6 +72,9 @@ def get_config() -> ConfigDict:
     # this one starts; '' draws them. Masks are made anew: they keep the largest weights
     # of each layer where pruning.method would draw them.
     student.init_workdir = ""
+    # Whether it starts as that student compacted: the channels and heads that its masks
+    # leave without effect are cut out, and the rest is trained as a smaller network.
+    student.init_compact = False
     # Fraction of the prunable weights that is kept, in (0, 1]; 1 keeps all that
     # pruning.structure leaves, which is the whole network where there is none.
     student.density = 0.1

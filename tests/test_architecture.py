@@ -42,8 +42,8 @@ ALLOWED = {
     "config": {"config_files", "errors", "validation"},
     "config_docs": {"analysis", "config", "config_files"},
     "training": {
-        *("analysis", "config", "data", "distillation", "errors", "models"),
-        *("ops", "schedules", "sparsity", "trees"),
+        *("analysis", "config", "data", "deploy", "distillation", "errors"),
+        *("models", "ops", "schedules", "sparsity", "trees"),
     },
     "exporting": {
         *("analysis", "config", "data", "deploy", "models", "sparsity", "training"),

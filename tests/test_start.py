@@ -143,6 +143,45 @@ def test_a_resumed_run_does_not_need_its_start(
     assert alite_jax.evaluate(config, tmp_path / "run")["student"] == summary["student"]
 
 
+def test_a_compacted_student_is_trained_on(finished: Path, tmp_path: Path) -> None:
+    """Twice in a row, and resumed without the run that it came from."""
+    pruned = {
+        "teacher.workdir": str(finished / "teacher"),
+        "pruning.structure": "channels",
+        "pruning.macs": 0.7,
+        "pruning.every_steps": 2,
+        "student.density": 1.0,
+    }
+    first = alite_jax.train(tiny_config(pruned), tmp_path / "pruned")
+    config = tiny_config(
+        {
+            "teacher.workdir": str(finished / "teacher"),
+            "student.init_workdir": str(tmp_path / "pruned"),
+            "student.init_compact": True,
+            "student.density": 1.0,
+            "student.epochs": 1,
+        }
+    )
+    summary = alite_jax.train(config, tmp_path / "on")
+    assert summary["student"]["macs"] <= 0.72 * first["student"]["macs"]
+    assert summary["student"]["parameters"] < first["student"]["parameters"]
+    shutil.rmtree(tmp_path / "pruned")
+    found = alite_jax.evaluate(config, tmp_path / "on")
+    assert found["student"] == summary["student"]
+    again = tiny_config(
+        {
+            "teacher.workdir": str(finished / "teacher"),
+            "student.init_workdir": str(tmp_path / "on"),
+            "student.density": 0.25,
+            "student.epochs": 1,
+        }
+    )
+    last = alite_jax.train(again, tmp_path / "again")
+    assert last["student"]["parameters"] == summary["student"]["parameters"]
+    card = alite_jax.export(again, tmp_path / "again", "float32")
+    assert card["accuracy"] == pytest.approx(last["student"]["accuracy"])
+
+
 @pytest.mark.parametrize(
     ("changes", "message"),
     [

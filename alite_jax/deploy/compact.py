@@ -150,12 +150,20 @@ def check_compaction(
     return error
 
 
-def widths_as_json(model: ResNet) -> list[list[Any]]:
+def widths_as_json(model: ResNet) -> list[list[int]]:
     """The widths of each block: reduce, features, and heads, qk and value if any."""
     return [
         [width.reduce, width.features, *(width.dims or ())]
         for width in model.widths or ()
     ]
+
+
+def widths_from_json(widths: list[list[int]]) -> tuple[BlockWidths, ...]:
+    """The opposite of `widths_as_json`."""
+    return tuple(
+        BlockWidths(reduce, features, HeadDims(*dims) if dims else None)
+        for reduce, features, *dims in widths
+    )
 
 
 def _cut(block: Any, statistics: Any, multiple: int) -> Cut:

@@ -39,6 +39,8 @@ from alite_jax.training.step import make_gradients, make_train_step
 from alite_jax.training.structure import Structure
 from alite_jax.training.window import Window
 
+Start = Callable[[], Variables]
+
 
 @dataclass(frozen=True)
 class Network:
@@ -53,8 +55,8 @@ class Network:
         identity: what a checkpoint of it must have been made with.
         folder: where its checkpoints are.
         structure: of its masks, if they have one.
-        start: a trained network of the same model, from whose weights and BatchNorm
-            statistics this one starts; None draws them.
+        start: gives the weights and BatchNorm statistics to start with; None draws
+            them.
     """
 
     phase: str
@@ -65,7 +67,7 @@ class Network:
     identity: dict[str, Any]
     folder: Path
     structure: Structure | None = None
-    start: "Network | None" = None
+    start: Start | None = None
 
     def keys(self, seed: int) -> tuple[jax.Array, jax.Array, jax.Array]:
         """PRNG keys for the start, the steps and the rewirings."""
@@ -156,7 +158,7 @@ def fit(
 
     checkpoints = network.checkpoints(config.checkpoint.keep)
     if checkpoints.latest_step() is None:
-        start = [network.start.restore(data.image_shape)] if network.start else []
+        start = [network.start()] if network.start else []
         state = parallel.run_once(create, *start)
         extra: dict[str, Any] = {"seconds": 0.0}
     else:

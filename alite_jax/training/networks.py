@@ -1,7 +1,7 @@
 """Teacher and student as a configuration describes them."""
 
+import json
 from contextlib import closing
-from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -9,17 +9,28 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
+from alite_jax.data.augment import normalize
+from alite_jax.deploy.compact import (
+    check_compaction,
+    compact,
+    widths_as_json,
+    widths_from_json,
+)
 from alite_jax.errors import CheckpointError
-from alite_jax.models.resnet import STUDENT_OPTIONS, create_model
+from alite_jax.models.resnet import STUDENT_OPTIONS, ResNet, create_model
 from alite_jax.sparsity.masks import dense_masks, init_masks, magnitude_masks
+from alite_jax.training.checkpoints import Checkpoints
 from alite_jax.training.evaluation import Data
-from alite_jax.training.fit import Network
+from alite_jax.training.fit import Network, Start
 from alite_jax.training.objective import Objective
+from alite_jax.training.processes import by_first
 from alite_jax.training.rewire import starts_dense
-from alite_jax.training.run_folder import read_config, read_summary
+from alite_jax.training.run_folder import read_config, read_summary, write_whole
 from alite_jax.training.step import AXIS
 from alite_jax.training.structure import Structure, create_structure
 
+_COMPARED = 256  # Images whose logits compaction must not change.
+_WIDTHS = "widths.json"  # In the folder of a run.
 _UNITS = 1  # What the key of the masks is for, folded into it, besides weights.
 
 
@@ -43,6 +54,9 @@ def create_networks(config: Any, data: Data, folder: Path) -> tuple[Network, Net
     student = config.student
     options = {name: student[name] for name in STUDENT_OPTIONS}
     described = _model(student, config.compute, data, options)
+    start: Start | None = None
+    if student.init_workdir:
+        start, described = _start(config, described, folder, data)
     structure = create_structure(config, described["model"], data.image_shape)
     prunes = student.density < 1 or structure is not None
     pupil = Network(
@@ -55,13 +69,9 @@ def create_networks(config: Any, data: Data, folder: Path) -> tuple[Network, Net
         make_masks=partial(draw_masks, config, structure) if prunes else _no_masks,
         folder=folder / "checkpoints",
         structure=structure,
+        start=start,
         **described,
     )
-    if student.init_workdir:
-        with closing(pupil.checkpoints(keep=1)) as checkpoints:
-            begun = checkpoints.latest_step() is not None
-        # Once it has a checkpoint of its own, the other run may go.
-        pupil = pupil if begun else replace(pupil, start=_start(pupil, config))
     return (
         Network(
             phase="teacher",
@@ -123,17 +133,63 @@ def _finished(network: str, field: str, config: Any) -> Path:
     return folder
 
 
-def _start(student: Network, config: Any) -> Network:
-    """The student of the run in `student.init_workdir`, which has masks of its own."""
-    folder = _finished("student", "init_workdir", config)
-    recorded = read_config(folder)
-    pruned = partial(init_masks, density=1.0)
+def _start(
+    config: Any, described: dict[str, Any], folder: Path, data: Data
+) -> tuple[Start | None, dict[str, Any]]:
+    """What the student starts from, the student of another run.
+
+    Returns:
+        Its weights and statistics, None once this run has a checkpoint of its own: the
+        other one may go then; and `described` with the widths that it has.
+    """
+    own = _with_widths(described, _read_widths(folder))
+    mine = Checkpoints(folder / "checkpoints", keep=1, identity=own["identity"])
+    with closing(mine) as checkpoints:
+        if checkpoints.latest_step() is not None:
+            return None, own
+    other = _finished("student", "init_workdir", config)
+    recorded = read_config(other)
     prunes = recorded.student.density < 1 or recorded.pruning.structure != "none"
-    return replace(
-        student,
-        make_masks=pruned if prunes else _no_masks,
-        folder=folder / "checkpoints",
+    network = Network(
+        phase="student",
+        recipe=config.student,
+        objective=Objective(),
+        make_masks=partial(init_masks, density=1.0) if prunes else _no_masks,
+        folder=other / "checkpoints",
+        **_with_widths(described, _read_widths(other)),
     )
+    model = network.model
+    assert isinstance(model, ResNet)
+    start: Start = partial(network.restore, data.image_shape)
+    if config.student.init_compact:
+        whole = start()
+        smaller = compact(model, whole)
+        some = jnp.asarray(data.evaluation.images[:_COMPARED])
+        images = normalize(some, data.spec.mean, data.spec.std)
+        check_compaction(model, whole, smaller, images)
+        model, start = smaller.model, partial(dict, smaller.variables)
+    widths = widths_as_json(model)
+    if widths:
+        write_whole(folder / _WIDTHS, json.dumps(widths) + "\n")
+    return start, _with_widths(described, widths)
+
+
+@by_first
+def _read_widths(folder: Path) -> list[list[int]]:
+    """The widths that compaction left the student of a run; empty without one."""
+    try:
+        widths: list[list[int]] = json.loads((folder / _WIDTHS).read_text())
+    except FileNotFoundError:
+        return []
+    return widths
+
+
+def _with_widths(described: dict[str, Any], widths: list[list[int]]) -> dict[str, Any]:
+    """The fields `model` and `identity` of a network of these widths, if any."""
+    if not widths:
+        return described
+    model = described["model"].clone(widths=widths_from_json(widths))
+    return {"model": model, "identity": described["identity"] | {"widths": widths}}
 
 
 def _model(
