@@ -72,6 +72,12 @@ flags.DEFINE_string(
 flags.DEFINE_integer(
     "multiple", 1, "Of the widths that compaction leaves --job=export.", lower_bound=1
 )
+flags.DEFINE_bool(
+    "tflite",
+    False,
+    "Whether --job=export writes a program for LiteRT, too; needs "
+    "requirements-tflite.txt.",
+)
 flags.DEFINE_string(
     "target",
     None,
@@ -99,7 +105,7 @@ OF_SOME_JOBS = {
     "format": ("cost", "config"),
     **dict.fromkeys(("study", "rows", "results"), ("study",)),
     "sweep": ("sweep",),
-    **dict.fromkeys(("values", "multiple"), ("export",)),
+    **dict.fromkeys(("values", "multiple", "tflite"), ("export",)),
     **dict.fromkeys(("target", "batch"), ("plan",)),
 }
 CHOICES: dict[str, Collection[str]] = {"job": JOBS, "table": TABLES, "format": FORMATS}

@@ -20,6 +20,7 @@ from alite_jax.deploy.card import card_text
 from alite_jax.deploy.compact import check_compaction, compact, widths_as_json
 from alite_jax.deploy.export import compare, export_program, forward_of, milliseconds
 from alite_jax.deploy.pack import pack, unpack
+from alite_jax.deploy.tflite import read_tflite, tflite_program, with_all_pairs
 from alite_jax.models.resnet import ResNet
 from alite_jax.sparsity.masks import density
 from alite_jax.training import parallel
@@ -37,6 +38,7 @@ def export(
     workdir: str | os.PathLike[str],
     values: str = "int8",
     multiple: int = 1,
+    tflite: bool = False,
 ) -> dict[str, Any]:
     """Writes the student of a run to `WORKDIR/export`, checked and timed.
 
@@ -48,6 +50,7 @@ def export(
         workdir: the run's folder.
         values: how kept weights are stored, one of `alite_jax.deploy.pack.VALUES`.
         multiple: of the widths that compaction leaves; see `compact`.
+        tflite: whether to write a program for LiteRT as well.
 
     Returns:
         The content of `card.json`.
@@ -82,6 +85,12 @@ def export(
         forward = forward_of(network.model, data.spec)
         program = export_program(forward, weights, data.image_shape)
         programs[network.phase] = (forward, weights, program)
+    lite = None
+    if tflite:
+        _, weights, _ = programs["student"]
+        forward = forward_of(with_all_pairs(smaller.model), data.spec)
+        lite = tflite_program(forward, weights, data.image_shape)
+    (target / artefact.TFLITE).unlink(missing_ok=True)
     (target / artefact.CARD).unlink(missing_ok=True)
     write_whole(target / artefact.WEIGHTS, content)
     write_whole(target / artefact.GRAPH, programs["student"][2])
@@ -114,6 +123,14 @@ def export(
             (target / name).unlink(missing_ok=True)
         raise
     card["agreement"] = agreement._asdict()
+    if lite is not None:
+        call = read_tflite(lite)
+        card["tflite"] = {
+            "agreement": compare(call, forward, weights, images)._asdict(),
+            "milliseconds": milliseconds(call, images[:1]),
+            "bytes": len(lite),
+        }
+        write_whole(target / artefact.TFLITE, lite)
     card["milliseconds"] = {
         phase: {
             str(batch): milliseconds(

@@ -66,8 +66,9 @@ def profile(command: Command) -> None:
 def export(command: Command) -> None:
     """Write the student of a finished run to WORKDIR/export, to be used elsewhere."""
     keep_compiled_programs()
-    values, multiple = command.flags.values, command.flags.multiple
-    alite_jax.export(command.config(), command.workdir, values, multiple)
+    flags = command.flags
+    how = flags.values, flags.multiple, flags.tflite
+    alite_jax.export(command.config(), command.workdir, *how)
     print((Path(command.workdir) / "export" / "card.md").read_text())
 
 

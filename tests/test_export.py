@@ -189,3 +189,26 @@ def test_a_wrong_compaction_is_noticed(run: Path, images: np.ndarray) -> None:
     found.variables["params"] = params
     with pytest.raises(ArtefactError, match="nothing was written"):
         check_compaction(model, variables, found, inputs)
+
+
+def test_a_program_for_litert_needs_its_converter(
+    run: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setitem(sys.modules, "litert_converter", None)
+    assert run_command("--job=export", f"--workdir={run}", "--tflite") == 2
+    assert "pip install -r requirements-tflite.txt" in capsys.readouterr().err
+    assert (run / "export" / "card.json").exists()  # What was there stays.
+
+
+@pytest.mark.slow
+@pytest.mark.filterwarnings("ignore")
+def test_a_program_for_litert_is_the_network(models: None, tmp_path: Path) -> None:
+    pytest.importorskip("litert_converter")
+    pytest.importorskip("ai_edge_litert")
+    alite_jax.train(tiny_config(), tmp_path)
+    assert run_command("--job=export", f"--workdir={tmp_path}", "--tflite") == 0
+    card = json.loads((tmp_path / "export" / "card.json").read_text())
+    assert card["tflite"]["agreement"]["same_classes"] == 1.0
+    written = (tmp_path / "export" / "model.tflite").stat().st_size
+    assert card["tflite"]["bytes"] == written
+    assert "model.tflite" in (tmp_path / "export" / "card.md").read_text()

@@ -3,6 +3,7 @@
     graph.stablehlo  the program: weights and uint8 images in, logits out, for any batch
     weights.alite    the weights (`alite_jax.deploy.pack`)
     card.json        what it is; card.md says the same to people
+    model.tflite     a program for LiteRT and one image, if it was asked for
 
 Reading needs JAX and NumPy, neither Flax nor a model's source.
 """
@@ -21,9 +22,9 @@ from PIL import Image, UnidentifiedImageError
 from alite_jax.deploy.pack import unpack
 from alite_jax.errors import ArtefactError, PackedFileError
 
-GRAPH, WEIGHTS, CARD, CARD_TEXT = (
+GRAPH, WEIGHTS, CARD, CARD_TEXT, TFLITE = (
     *("graph.stablehlo", "weights.alite"),
-    *("card.json", "card.md"),
+    *("card.json", "card.md", "model.tflite"),
 )
 
 

@@ -76,10 +76,24 @@ def card_text(card: Mapping[str, Any]) -> str:
             "",
             *markdown(parts),
             "",
+            *_lite(card.get("tflite")),
             _LOAD,
             "",
         ]
     )
+
+
+def _lite(found: Mapping[str, Any] | None) -> list[str]:
+    if found is None:
+        return []
+    agreement = found["agreement"]
+    return [
+        f"`model.tflite` ({found['bytes']:,} bytes, weights as float32) takes"
+        f" {found['milliseconds']:.2f} milliseconds for one image on one thread of"
+        f" LiteRT and names the same class for {100 * agreement['same_classes']:.2f} %"
+        " of the images.",
+        "",
+    ]
 
 
 def _compared(ours: float, theirs: float) -> list[str]:

@@ -58,7 +58,7 @@ def train(config: Any, workdir: str | os.PathLike[str]) -> dict[str, Any]:
         for network in (teacher, student)
     }
     if config.logging.progress and is_first():
-        print(_announcement(config, data, folder), file=sys.stderr)
+        print(_announcement(config, data, folder, student), file=sys.stderr)
     started = time.monotonic()
     seconds = {}
     with _open_writer(config, folder) as writer:
@@ -202,14 +202,21 @@ def _open_writer(config: Any, folder: Path) -> AbstractContextManager[Any]:
     return nullcontext(NoWriter())
 
 
-def _announcement(config: Any, data: Data, folder: Path) -> str:
+def _announcement(config: Any, data: Data, folder: Path, student: Network) -> str:
     """What is about to happen, since compiling makes the first epoch's line late."""
+    units = ""
+    if student.structure is not None:
+        plan = student.structure.plan
+        units = (
+            f" and {plan.macs:,} of {plan.dense_macs:,} MACs"
+            f" ({plan.macs / plan.dense_macs:.1%})"
+        )
     devices = f"{parallel.device_count()} {jax.default_backend()} device(s)"
     return (
         f"{config.data.name}: {len(data.train):,} images to train and"
         f" {len(data.evaluation):,} to evaluate on; teacher {config.teacher.model},"
-        f" student {config.student.model} at density {config.student.density:g}; on"
-        f" {devices}, in {folder}; compiling comes first and takes a while"
+        f" student {config.student.model} at density {config.student.density:g}{units};"
+        f" on {devices}, in {folder}; compiling comes first and takes a while"
     )
 
 
