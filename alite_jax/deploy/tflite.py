@@ -72,7 +72,7 @@ def read_tflite(content: bytes) -> Callable[[np.ndarray], np.ndarray]:
         content: from `tflite_program`.
 
     Returns:
-        From images `[batch, height, width, channels]`, uint8, to logits; they go through
+        From uint8 images `[batch, height, width, channels]` to logits; they go through
         it one by one, on one thread.
 
     Raises:
