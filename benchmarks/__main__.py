@@ -35,6 +35,7 @@ SECTIONS: dict[str, tuple[str, dict[str, int]]] = {
     "steps" + SYSTEM: ("steps.compare", {"rounds": 2}),
     "compilation": ("steps.compilation", {}),
     "devices": ("devices.compare", {"rounds": 3}),
+    "structure": ("structure.compare", {"rounds": 15}),
     "methods": ("attention.methods", {"rounds": 5}),
 }
 # `methods` is behind a decision, not behind a claim.

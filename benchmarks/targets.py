@@ -15,4 +15,8 @@ TARGETS = {
     "attention_growth_double_side": ("<=", 4.4),
     "attention_growth_kernel_11_over_7": ("<=", 3.0),
     "eight_devices_over_one": ("<=", 1.3),
+    "heads_0.5_batch_1_share": (">=", 0.75),
+    "heads_0.5_batch_64_share": (">=", 0.75),
+    "heads_0.3_batch_1_vs_teacher": (">=", 2.0),
+    "heads_0.3_batch_64_vs_teacher": (">=", 2.0),
 }
