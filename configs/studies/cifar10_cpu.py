@@ -25,8 +25,14 @@ def get_study() -> Study:
         claim_seeds=(0, 1, 2),
         pruning={**SHORT_PRUNING, **faster},
     )
-    dense = rows.pop("dense_ce")
-    same = Row("the same at the pruned rows' learning rate", [*dense.overrides, faster])
+    dense_ce, dense_kd = rows["dense_ce"], rows["dense_kd"]
+    added = {
+        "dense_ce": dense_ce,
+        "dense_ce_0.2": Row(
+            "the same at the others' learning rate", [*dense_ce.overrides, faster]
+        ),
+        "dense_kd": Row(dense_kd.question, ["student.density=1", faster]),
+    }
     return Study(
         name="cifar10_cpu",
         title="CIFAR-10, reduced: the parts of the method",
@@ -38,5 +44,5 @@ def get_study() -> Study:
         ),
         config="cifar10_cpu",
         overrides=short_training(epochs=3),
-        rows={"dense_ce": dense, "dense_ce_0.2": same, **rows},
+        rows=added | {name: row for name, row in rows.items() if name not in added},
     )
