@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import time
 from dataclasses import replace
 from functools import partial
@@ -42,8 +43,8 @@ def export(
 ) -> dict[str, Any]:
     """Writes the student of a run to `WORKDIR/export`, checked and timed.
 
-    Nothing is kept of a program that does not agree with the network on the whole
-    evaluation split.
+    It replaces an earlier one only once its program was found to agree with the network
+    on the whole evaluation split.
 
     Args:
         config: the run's own.
@@ -60,7 +61,6 @@ def export(
     """
     config_lib.validate(config)
     folder = run_folder(workdir)
-    target = folder / "export"
     data = load_data(config)
     images = data.evaluation.images
     teacher, student = create_networks(config, data, folder)
@@ -90,10 +90,11 @@ def export(
         _, weights, _ = programs["student"]
         forward = forward_of(with_all_pairs(smaller.model), data.spec)
         lite = tflite_program(forward, weights, data.image_shape)
-    (target / artefact.TFLITE).unlink(missing_ok=True)
-    (target / artefact.CARD).unlink(missing_ok=True)
-    write_whole(target / artefact.WEIGHTS, content)
-    write_whole(target / artefact.GRAPH, programs["student"][2])
+    # An earlier export stays until this one is whole.
+    draft = folder / "export_draft"
+    shutil.rmtree(draft, ignore_errors=True)
+    write_whole(draft / artefact.WEIGHTS, content)
+    write_whole(draft / artefact.GRAPH, programs["student"][2])
     card = {
         "name": student.identity["model"],
         "dataset": data.spec.name,
@@ -113,15 +114,10 @@ def export(
         "macs_before_compaction": _cost(student, whole, data)["macs"],
         "bytes": packed.sizes | {"program": len(programs["student"][2])},
     }
-    write_whole(target / artefact.CARD, json.dumps(card))  # Needed to read it back.
-    exported = artefact.load(target)
+    write_whole(draft / artefact.CARD, json.dumps(card))  # Needed to read it back.
+    exported = artefact.load(draft)
     forward, weights, _ = programs["student"]
-    try:
-        agreement = compare(exported.logits, forward, weights, images)
-    except Exception:
-        for name in (artefact.CARD, artefact.GRAPH, artefact.WEIGHTS):
-            (target / name).unlink(missing_ok=True)
-        raise
+    agreement = compare(exported.logits, forward, weights, images)
     card["agreement"] = agreement._asdict()
     if lite is not None:
         call = read_tflite(lite)
@@ -130,7 +126,7 @@ def export(
             "milliseconds": milliseconds(call, images[:1]),
             "bytes": len(lite),
         }
-        write_whole(target / artefact.TFLITE, lite)
+        write_whole(draft / artefact.TFLITE, lite)
     card["milliseconds"] = {
         phase: {
             str(batch): milliseconds(
@@ -146,8 +142,11 @@ def export(
         "device": parallel.describe_devices(),
         "date": time.strftime("%Y-%m-%d"),
     }
-    write_whole(target / artefact.CARD_TEXT, card_text(card))
-    write_whole(target / artefact.CARD, json.dumps(card, indent=2) + "\n")
+    write_whole(draft / artefact.CARD_TEXT, card_text(card))
+    write_whole(draft / artefact.CARD, json.dumps(card, indent=2) + "\n")
+    target = folder / "export"
+    shutil.rmtree(target, ignore_errors=True)
+    draft.rename(target)
     return card
 
 
