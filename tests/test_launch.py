@@ -158,11 +158,13 @@ def test_a_damaged_config_of_a_run(calls, tmp_path, capsys):
         (["--wrkdir=x"], "unknown flag --wrkdir; did you mean 'workdir'?"),
         (
             ["--zzz"],
-            "unknown flag --zzz; valid names: config, coordinator_address, distributed",
+            "unknown flag --zzz; valid names: batch, config, coordinator_address",
         ),
         (["--rows=joint"], "--rows is for --job=study, found --job=train"),
         (["--format=json"], "--format is for --job=cost and --job=config, found"),
         (["--job=study"], "--job=study needs --study=configs/studies/NAME.py"),
+        (["--job=plan"], "--job=plan needs --target=KIND=NUMBER"),
+        (["--target=macs=1"], "--target is for --job=plan, found --job=train"),
         (["--job=study", "--study=digts"], "unknown study 'digts'; did you mean 'dig"),
         (
             ["--student.density=1"],
