@@ -113,21 +113,21 @@ def make_rewire_step(
         """Masks of what the units leave that stay or come."""
         assert structure is not None
         groups = channels.unit_groups(state.params, structure.kind)
-        remaining = steps.remaining() * starts_dense(pruning.method)
+        only_falls = starts_dense(pruning.method)
+        remaining = steps.remaining() * only_falls
+        counts = channels.unit_counts(groups, structure.counts, remaining)
         units = channels.rewire_units(
             groups,
             state.params,
             scores,
             state.masks,
-            jnp.array(channels.unit_counts(groups, structure.counts, remaining))[
-                change(state)
-            ],
+            jnp.array(counts)[change(state)],
             rate,
             jax.random.fold_in(jax.random.fold_in(key, state.step), _UNITS),
             pruning.method,
         )
-        nothing_returns = starts_dense(pruning.method) | (state.step >= steps.last)
-        return channels.allowed_masks(groups, units, state.params, nothing_returns)
+        cut_makers = only_falls | (state.step >= steps.last)
+        return channels.allowed_masks(groups, units, state.params, cut_makers)
 
     def rewire_step(state: TrainState, *inputs: Any) -> TrainState:
         rate = prune_rate(
