@@ -130,8 +130,12 @@ def method_rows(
             "half of the MACs for speed, and a tenth of the weights for bytes",
             pruned(0.1, _structure(0.5, "sparse_momentum")),
         ),
+        "mixed_0.5_gradual": Row(
+            "the same, pruned from dense, where nothing comes back",
+            pruned(0.1, _structure(0.5, "gradual_global")),
+        ),
         "mixed_0.3": Row(
-            "the same at 30 % of the MACs",
+            "mixed at 30 % of the MACs",
             pruned(0.1, _structure(0.3, "sparse_momentum")),
         ),
         "sequential": Row(
