@@ -135,7 +135,10 @@ def test_units_change_as_by_hand() -> None:
     assert sum(changed(5, 0.5, "set")) == 5
 
 
-@pytest.mark.parametrize(("name", "structure"), KINDS)
+@pytest.mark.parametrize(
+    ("name", "structure"),
+    [*KINDS[:2], pytest.param(*KINDS[2], marks=pytest.mark.slow)],
+)
 def test_units_leave_the_planned_widths_and_never_come_apart(
     name: str, structure: str
 ) -> None:
@@ -291,7 +294,11 @@ def test_groups_name_parameters_that_exist() -> None:
 
 @pytest.mark.parametrize(
     ("method", "given"),
-    [("sparse_momentum", 1.0), ("gradual_global", 1.0), ("gradual_global", 0.1)],
+    [
+        ("sparse_momentum", 1.0),
+        pytest.param("gradual_global", 1.0, marks=pytest.mark.slow),
+        ("gradual_global", 0.1),
+    ],
 )
 def test_a_trained_student_has_the_macs_that_were_asked_for(
     method: str, given: float, tmp_path: Path

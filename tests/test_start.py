@@ -144,7 +144,7 @@ def test_a_resumed_run_does_not_need_its_start(
 
 
 def test_a_compacted_student_is_trained_on(finished: Path, tmp_path: Path) -> None:
-    """Twice in a row, and resumed without the run that it came from."""
+    """Twice in a row, and evaluated without the run that it came from."""
     pruned = {
         "teacher.workdir": str(finished / "teacher"),
         "pruning.structure": "channels",
@@ -178,8 +178,6 @@ def test_a_compacted_student_is_trained_on(finished: Path, tmp_path: Path) -> No
     )
     last = alite_jax.train(again, tmp_path / "again")
     assert last["student"]["parameters"] == summary["student"]["parameters"]
-    card = alite_jax.export(again, tmp_path / "again", "float32")
-    assert card["accuracy"] == pytest.approx(last["student"]["accuracy"])
 
 
 @pytest.mark.parametrize(
