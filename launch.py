@@ -120,7 +120,7 @@ examples:
   python launch.py --config=configs/cifar10.py:density=0.05,epochs=30 \\
       --config.data.data_dir=tensorflow_datasets --config.student.border=mask
   python launch.py --config=configs/cifar10.py --job=prepare
-  python launch.py --config=configs/cifar10.py --job=plan --target=bytes=1e6
+  python launch.py --config=configs/cifar10.py --job=plan --target=macs=0.5
   python launch.py --job=study --study=configs/studies/digits.py --rows=static,rigl
   python launch.py --config=configs/cifar10.py --job=cost --format=markdown
   python launch.py --config=configs/digits.py --job=sweep \\
