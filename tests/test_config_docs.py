@@ -34,9 +34,13 @@ def test_the_page_is_what_the_command_prints(
 ) -> None:
     assert run_command("--job=config", "--format=markdown") == 0
     printed = capsys.readouterr().out
-    assert PAGE.read_text().endswith(printed), (
-        "write docs/config.md anew: python launch.py --job=config --format=markdown"
+    heading, table, rows = PAGE.read_text().partition("| field |")
+    assert table + rows == printed, (
+        "put what python launch.py --job=config --format=markdown prints into"
+        " docs/config.md, below its heading"
     )
+    assert heading.startswith("# Every field of the configuration\n")
+    assert "python launch.py --job=config --format=markdown" in heading
 
 
 def test_values_are_those_of_the_configuration() -> None:
