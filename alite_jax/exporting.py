@@ -9,16 +9,14 @@ from functools import partial
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 
 from alite_jax import config as config_lib
 from alite_jax.analysis.cost import network_cost
-from alite_jax.data.augment import normalize
 from alite_jax.data.sources import class_names
 from alite_jax.deploy import artefact
 from alite_jax.deploy.card import card_text
-from alite_jax.deploy.compact import check_compaction, compact, widths_as_json
+from alite_jax.deploy.compact import widths_as_json
 from alite_jax.deploy.export import compare, export_program, forward_of, milliseconds
 from alite_jax.deploy.pack import pack, unpack
 from alite_jax.deploy.tflite import read_tflite, tflite_program, with_all_pairs
@@ -28,7 +26,7 @@ from alite_jax.training import parallel
 from alite_jax.training.evaluation import Evaluator
 from alite_jax.training.fit import Network
 from alite_jax.training.loop import load_data
-from alite_jax.training.networks import create_networks
+from alite_jax.training.networks import compact_checked, create_networks
 from alite_jax.training.run_folder import run_folder, write_whole
 
 BATCHES = (1, 64)
@@ -71,9 +69,7 @@ def export(
 
     whole = student.restore(data.image_shape)
     assert isinstance(student.model, ResNet)
-    smaller = compact(student.model, whole, multiple)
-    some = normalize(jnp.asarray(images[:256]), data.spec.mean, data.spec.std)
-    check_compaction(student.model, whole, smaller, some)
+    smaller = compact_checked(student.model, whole, data, multiple)
     compacted = replace(student, model=smaller.model)
     model = student.identity | {"widths": widths_as_json(smaller.model)}
     content = pack(model, smaller.variables, values)

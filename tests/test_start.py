@@ -180,6 +180,30 @@ def test_a_compacted_student_is_trained_on(finished: Path, tmp_path: Path) -> No
     assert last["student"]["parameters"] == summary["student"]["parameters"]
 
 
+def test_widths_of_a_run_that_never_began_are_forgotten(
+    finished: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Another start in the same folder, which is resumed, is not cut by them."""
+    (tmp_path / "widths.json").write_text("[[1, 1, 1, 2, 1]]\n")
+    config = tiny_config(
+        {
+            "teacher.workdir": str(finished / "teacher"),
+            "student.init_workdir": str(finished / "dense"),
+        }
+    )
+    writer = loop.MetricWriter
+    with monkeypatch.context() as patch:
+        patch.setattr(writer, "write", failing(writer.write, 8))
+        with pytest.raises(Stop):
+            alite_jax.train(config, tmp_path)
+    summary = alite_jax.train(config, tmp_path)
+    dense = json.loads((finished / "dense" / "summary.json").read_text())
+    assert summary["student"]["parameters"] == dense["student"]["parameters"]
+    (tmp_path / "widths.json").write_text("[[1,")
+    with pytest.raises(CheckpointError, match="widths.json is damaged"):
+        alite_jax.evaluate(config, tmp_path)
+
+
 @pytest.mark.parametrize(
     ("changes", "message"),
     [

@@ -11,6 +11,7 @@ import jax.numpy as jnp
 
 from alite_jax.data.augment import normalize
 from alite_jax.deploy.compact import (
+    Compacted,
     check_compaction,
     compact,
     widths_as_json,
@@ -26,6 +27,7 @@ from alite_jax.training.objective import Objective
 from alite_jax.training.processes import by_first
 from alite_jax.training.rewire import starts_dense
 from alite_jax.training.run_folder import read_config, read_summary, write_whole
+from alite_jax.training.state import Variables
 from alite_jax.training.step import AXIS
 from alite_jax.training.structure import Structure, create_structure
 
@@ -150,37 +152,64 @@ def _start(
     other = _finished("student", "init_workdir", config)
     recorded = read_config(other)
     prunes = recorded.student.density < 1 or recorded.pruning.structure != "none"
+    theirs = _read_widths(other) if recorded.student.init_workdir else []
     network = Network(
         phase="student",
         recipe=config.student,
         objective=Objective(),
         make_masks=partial(init_masks, density=1.0) if prunes else _no_masks,
         folder=other / "checkpoints",
-        **_with_widths(described, _read_widths(other)),
+        **_with_widths(described, theirs),
     )
     model = network.model
     assert isinstance(model, ResNet)
     start: Start = partial(network.restore, data.image_shape)
     if config.student.init_compact:
-        whole = start()
-        smaller = compact(model, whole)
-        some = jnp.asarray(data.evaluation.images[:_COMPARED])
-        images = normalize(some, data.spec.mean, data.spec.std)
-        check_compaction(model, whole, smaller, images)
+        smaller = compact_checked(model, start(), data)
         model, start = smaller.model, partial(dict, smaller.variables)
     widths = widths_as_json(model)
-    if widths:
-        write_whole(folder / _WIDTHS, json.dumps(widths) + "\n")
+    write_whole(folder / _WIDTHS, json.dumps(widths) + "\n")
     return start, _with_widths(described, widths)
+
+
+def compact_checked(
+    model: ResNet, variables: Variables, data: Data, multiple: int = 1
+) -> Compacted:
+    """Compacts a network and compares the logits of some evaluation images.
+
+    Args:
+        model: the network.
+        variables: its `params`, `batch_stats` and `masks`, numpy arrays.
+        data: gives the images.
+        multiple: see `compact`.
+
+    Raises:
+        ArtefactError: the logits differ.
+    """
+    smaller = compact(model, variables, multiple)
+    some = jnp.asarray(data.evaluation.images[:_COMPARED])
+    images = normalize(some, data.spec.mean, data.spec.std)
+    check_compaction(model, variables, smaller, images)
+    return smaller
 
 
 @by_first
 def _read_widths(folder: Path) -> list[list[int]]:
-    """The widths that compaction left the student of a run; empty without one."""
+    """The widths that compaction left the student of a run; empty without one.
+
+    Raises:
+        CheckpointError: the file that says so is damaged.
+    """
+    path = folder / _WIDTHS
     try:
-        widths: list[list[int]] = json.loads((folder / _WIDTHS).read_text())
+        widths: list[list[int]] = json.loads(path.read_text())
     except FileNotFoundError:
         return []
+    except ValueError as error:
+        raise CheckpointError(
+            f"{path} is damaged ({error}), and nothing else tells the student's widths;"
+            " put it back, or start again in another --workdir"
+        ) from error
     return widths
 
 
