@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from alite_jax.analysis.layers import trace_layers
+from alite_jax.analysis.layers import total_macs
 from alite_jax.analysis.widths import TOLERANCE, plan_widths
 from alite_jax.config import override, validate
 from alite_jax.data.specs import DatasetSpec, dataset_spec
@@ -58,7 +58,7 @@ def plan(config: Any, kind: str, value: float, batch: int = 1) -> Planned:
             others `pruning.macs`:
             `"parameters"`, those that are not zero;
             `"bytes"` of the packed file with int8 values, if masks were random within
-            each layer; those that training finds take up to 5 % less;
+            each layer; those that training finds take some percent less;
             `"macs"` of the student once compacted;
             `"milliseconds"` of the exported student on this machine.
         value: the target; MACs of at most 1 are a fraction of the student's.
@@ -133,7 +133,7 @@ def _bytes(config: Any, student: _Student, value: float, batch: int) -> Planned:
 
 
 def _macs(config: Any, student: _Student, value: float, batch: int) -> Planned:
-    dense = _cost(student.model, student.shape)
+    dense = total_macs(student.model, student.shape)
     fraction = value if value <= 1 else value / dense
     if not 0 < fraction <= 1:
         raise ConfigError(f"--target: the whole student has {dense:,} MACs")
@@ -158,7 +158,7 @@ def _milliseconds(config: Any, student: _Student, value: float, batch: int) -> P
                 fraction,
                 config.pruning.multiple,
             )
-        except ConfigError:  # The widths of this network are too coarse, or too many.
+        except ConfigError:  # Not within reach of these units and multiples.
             continue
         model = student.model.clone(widths=found.widths)
         weights = _draw(model, student.shape)
@@ -169,12 +169,12 @@ def _milliseconds(config: Any, student: _Student, value: float, batch: int) -> P
         table[found.macs / found.dense_macs] = milliseconds(
             partial(call, weights), images
         )
-    fractions = sorted(table)
+    fractions = sorted(table)  # At least that of the whole student.
     times = np.maximum.accumulate([table[fraction] for fraction in fractions])
-    if not len(times) or not times[0] <= value <= times[-1]:
+    if not times[0] <= value <= times[-1]:
         raise ConfigError(
             f"--target: {value:g} ms for a batch of {batch} cannot be reached: here"
-            f" the student takes from {min(times):.3g} to {max(times):.3g} ms"
+            f" the student takes from {times[0]:.3g} to {times[-1]:.3g} ms"
         )
     fraction = float(np.interp(value, times, fractions))
     changes = {"pruning.structure": structure, "pruning.macs": round(fraction, 4)}
@@ -193,10 +193,6 @@ def _structure(config: Any) -> str:
     return str(
         config.pruning.structure if config.pruning.structure != "none" else "heads"
     )
-
-
-def _cost(model: ResNet, shape: tuple[int, int, int]) -> int:
-    return sum(layer.weight + layer.core for layer in trace_layers(model, shape))
 
 
 def _masks(config: Any, student: _Student) -> tuple[Any, Any]:

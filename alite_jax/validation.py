@@ -237,6 +237,11 @@ def check_values(values: Mapping[str, Any]) -> None:
             )
     for network in ("teacher", "student"):
         _check_schedule(network, values)
+    if values["student.init_compact"] and not values["student.init_workdir"]:
+        raise ConfigError(
+            "student.init_compact is true, but student.init_workdir names no run whose"
+            " student could be compacted; give it one"
+        )
 
 
 def _check_schedule(network: str, values: Mapping[str, Any]) -> None:

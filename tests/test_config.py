@@ -407,6 +407,7 @@ def test_values_take_the_type_of_their_field(key, value, expected):
         ("teacher.optimizer.schedule=step", "did you mean 'steps'"),
         ("student.optimizer.schedule=linear", "student.optimizer.schedule has no choice"),
         # Fields that must fit one another.
+        ("student.init_compact=true", "but student.init_workdir names no run"),
         ("student.epochs=5", r"warmup_epochs must be below student\.epochs \(5\), found 5$"),
         (["teacher.optimizer.schedule=steps", "teacher.epochs=160"],
          r"step_epochs must be increasing .* teacher\.epochs \(160\), found \(80, 120, 160\)"),

@@ -89,6 +89,12 @@ def trace_layers(model: nn.Module, image_shape: tuple[int, int, int]) -> list[La
     return layers
 
 
+def total_macs(model: nn.Module, image_shape: tuple[int, int, int]) -> int:
+    """MACs of a whole dense network for one image; see `trace_layers`."""
+    layers = trace_layers(model, image_shape)
+    return sum(layer.weight + layer.core for layer in layers)
+
+
 def _identity(block: Bottleneck, input_shape: tuple[int, ...]) -> Hashable:
     """Equal for blocks of equal layers."""
 

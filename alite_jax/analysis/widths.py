@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from functools import cache
 from typing import NamedTuple
 
-from alite_jax.analysis.layers import trace_layers
+from alite_jax.analysis.layers import total_macs
 from alite_jax.errors import ConfigError
 from alite_jax.models.layers import HeadDims, LocalSelfAttention
 from alite_jax.models.resnet import BlockWidths, ResNet
@@ -61,8 +61,7 @@ def plan_widths(
 
     @cache
     def macs(widths: Widths) -> int:
-        layers = trace_layers(model.clone(widths=widths), image_shape)
-        return sum(layer.weight + layer.core for layer in layers)
+        return total_macs(model.clone(widths=widths), image_shape)
 
     dense = macs(full)
     target = fraction * dense
