@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 from PIL import Image
@@ -19,7 +20,9 @@ from alite_jax.deploy.artefact import load
 from alite_jax.deploy.compact import check_compaction, compact
 from alite_jax.deploy.export import compare
 from alite_jax.deploy.pack import unpack
+from alite_jax.deploy.tflite import read_tflite, tflite_program
 from alite_jax.errors import ArtefactError
+from alite_jax.models.layers import Pointwise
 from alite_jax.training import loop
 
 pytestmark = pytest.mark.usefixtures("models")
@@ -211,3 +214,19 @@ def test_a_program_for_litert_is_the_network(models: None, tmp_path: Path) -> No
     written = (tmp_path / "export" / "model.tflite").stat().st_size
     assert card["tflite"]["bytes"] == written
     assert "model.tflite" in (tmp_path / "export" / "card.md").read_text()
+
+
+@pytest.mark.slow
+@pytest.mark.filterwarnings("ignore")
+def test_a_program_for_litert_may_have_maps_of_one_pixel() -> None:
+    pytest.importorskip("litert_converter")
+    pytest.importorskip("ai_edge_litert")
+    layer = Pointwise(12)
+
+    def forward(variables: Any, images: jax.Array) -> jax.Array:
+        return jnp.mean(layer.apply(variables, images / 255), axis=(1, 2))
+
+    images = np.arange(64, dtype=np.uint8).reshape(1, 1, 1, 64)
+    variables = layer.init(jax.random.key(0), images / 255)
+    call = read_tflite(tflite_program(forward, variables, images.shape[1:]))
+    np.testing.assert_allclose(call(images), forward(variables, images), rtol=1e-4)

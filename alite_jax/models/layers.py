@@ -82,7 +82,17 @@ class Pointwise(nn.Module):
             "kernel", he_normal, (inputs.shape[-1], self.features), jnp.float32
         )
         pixels = inputs.astype(self.dtype).reshape(-1, inputs.shape[-1])
-        outputs = jnp.dot(pixels, kernel.astype(self.dtype))
+        kernel = kernel.astype(self.dtype)
+        if pixels.shape[0] == 1:
+            # LiteRT's converter (0.5.0) gives a product of one row the wrong rank.
+            return jax.lax.conv_general_dilated(
+                inputs.astype(self.dtype),
+                kernel[None, None],
+                window_strides=(1, 1),
+                padding="VALID",
+                dimension_numbers=("NHWC", "HWIO", "NHWC"),
+            )
+        outputs = jnp.dot(pixels, kernel)
         return outputs.reshape(*inputs.shape[:-1], self.features)
 
 
