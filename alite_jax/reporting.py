@@ -1,6 +1,5 @@
 """The job `report`: one page about a finished run, with nothing left to look up."""
 
-import json
 import os
 from pathlib import Path
 from typing import Any
@@ -19,7 +18,12 @@ from alite_jax.data.sources import class_names
 from alite_jax.errors import CheckpointError
 from alite_jax.training.loop import load_data, restore
 from alite_jax.training.metrics import read_metrics
-from alite_jax.training.run_folder import read_summary, run_folder, write_whole
+from alite_jax.training.run_folder import (
+    read_card,
+    read_summary,
+    run_folder,
+    write_whole,
+)
 from alite_jax.trees import named_leaves
 
 FILE = Path("report", "index.html")
@@ -203,10 +207,9 @@ def _costs(config: Any) -> Section:
 
 
 def _export(folder: Path) -> list[Section]:
-    path = folder / "export" / "card.json"
-    if not path.exists():
+    card = read_card(folder)
+    if card is None:
         return []
-    card = json.loads(path.read_text())
     times = card["milliseconds"]
     rows = [["", "teacher", "student", "teacher / student"]]
     for batch, ours in times["student"].items():

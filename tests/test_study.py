@@ -3,6 +3,7 @@
 import dataclasses
 import json
 import re
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +13,7 @@ from tiny import SETTINGS, run_command
 
 import alite_jax
 from alite_jax.config_files import config_directory, load_config_file
-from alite_jax.errors import ConfigError, TrainingError
+from alite_jax.errors import CheckpointError, ConfigError, TrainingError
 from alite_jax.study import run as run_module
 from alite_jax.study.declaration import Row, Study, study_names, study_runs
 from alite_jax.study.record import make_record, read_record
@@ -152,6 +153,20 @@ def test_a_result_of_other_settings_is_refused(finished: Any, tmp_path: Path) ->
     assert "pruning.method (was 'gradual', is 'sparse_momentum')" in message
     assert "run row 'again' again" in message
     assert not list(tmp_path.iterdir())
+
+
+def test_an_export_is_part_of_the_record(finished: Any) -> None:
+    folder, found = finished
+    run = next(run for run in study_runs(TINY, folder / "work") if run.row == "dense")
+    card = run.folder / "export" / "card.json"
+    card.parent.mkdir()
+    card.write_text('{"accuracy": 0.5}')
+    assert make_record(run) == found["dense"][0] | {"export": {"accuracy": 0.5}}
+    card.write_text("{")
+    with pytest.raises(CheckpointError, match=r"card.json is not .* run --job=export"):
+        make_record(run)
+    shutil.rmtree(card.parent)
+    assert make_record(run) == found["dense"][0]
 
 
 def test_a_run_without_a_result_has_no_record(tmp_path: Path) -> None:

@@ -6,8 +6,10 @@ from typing import Any
 import pytest
 from PIL import Image
 
+from alite_jax.analysis.plot_style import spread
+from alite_jax.analysis.study_exports import best, export_table, front, row_exports
 from alite_jax.analysis.study_page import study_page, study_table
-from alite_jax.analysis.study_plots import spread, study_plots
+from alite_jax.analysis.study_plots import study_plots
 from alite_jax.analysis.study_rows import RowResult
 from alite_jax.errors import ConfigError
 
@@ -137,3 +139,62 @@ def test_a_row_needs_records() -> None:
 
 def test_rows_that_differ_in_density_only_are_one_recipe() -> None:
     assert ROWS[1].recipe == ROWS[2].recipe != ROWS[3].recipe
+
+
+def make_export(accuracy: float, milliseconds: float, teacher: float) -> dict[str, Any]:
+    return make_record(density=0.1) | {
+        "export": {
+            "accuracy": accuracy,
+            "bytes": {"header": 1_000, "weights": 49_000, "program": 7},
+            "macs": 4_000_000,
+            "milliseconds": {
+                "student": {"1": milliseconds, "64": 10.0},
+                "teacher": {"1": teacher, "64": 15.0},
+            },
+            "teacher": {"accuracy": 0.9, "bytes": 1_000_000},
+            "environment": {"jax": "0.10", "device": "a CPU", "date": "2026-11-25"},
+        }
+    }
+
+
+EXPORTED = [
+    *ROWS[:2],
+    RowResult("slow", "?", [make_export(0.91, 4.0, 6.0), make_record(1, 0.1)]),
+    RowResult("near", "?", [make_export(0.892, 3.0, 5.0)]),
+    RowResult("beaten", "?", [make_export(0.86, 3.5, 5.0)]),
+    RowResult("fast", "?", [make_export(0.84, 1.0, 5.0), make_export(0.86, 1.5, 5.0)]),
+]
+
+
+def test_the_table_of_files() -> None:
+    lines = [", ".join(cells) for cells in export_table(row_exports(EXPORTED))]
+    assert lines == [
+        "row, seeds, accuracy, points below its teacher, bytes of the weights,"
+        " teacher's float32 / row, MACs, ms, batch of 1, teacher / row,"
+        " ms, batch of 64, teacher / row",
+        "slow, 0, 91.00 %, -1.00, 50,000, 20.0x, 4 M, 4.00, 1.50x, 10.00, 1.50x",
+        "near, 0, 89.20 %, 0.80, 50,000, 20.0x, 4 M, 3.00, 1.67x, 10.00, 1.50x",
+        "beaten, 0, 86.00 %, 4.00, 50,000, 20.0x, 4 M, 3.50, 1.43x, 10.00, 1.50x",
+        "fast, 0, 0, 85.00 %, 5.00, 50,000, 20.0x, 4 M, 1.25, 4.00x, 10.00, 1.50x",
+    ]
+    assert row_exports(ROWS) == [] == export_table([])
+
+
+def test_the_best_file_and_those_that_none_beats() -> None:
+    exports = row_exports(EXPORTED)
+    found = best(exports, "1")
+    assert found is not None and found.row.name == "near"
+    assert [found.row.name for found in front(exports, "1")] == ["fast", "near", "slow"]
+    # The same time for all: only the most accurate is left.
+    assert front(exports, "64")[-1].row.name == "slow"
+    assert best(exports[2:], "1") is None
+
+
+def test_a_study_with_files_has_their_table_and_plot() -> None:
+    page = study_page("T", "D", "", EXPORTED)
+    assert "\n\n## As files\n\n| row | seeds | accuracy |" in page
+    assert "\n\n5 exports, 2026-11-25, jax 0.10 on a CPU.\n" in page
+    assert "## As files" not in study_page("T", "D", "", ROWS)
+    caption, image = study_plots(EXPORTED)["accuracy_by_milliseconds.png"]
+    assert "Ringed: the fastest" in caption
+    assert Image.open(io.BytesIO(image)).width >= 1_000

@@ -5,7 +5,7 @@ apart.
 """
 
 import io
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 from matplotlib.axes import Axes
@@ -62,3 +62,43 @@ def png(figure: Figure) -> bytes:
     image = Image.open(drawn).convert("RGB").quantize(method=Image.Quantize.MAXCOVERAGE)
     image.save(small, format="png", optimize=True)
     return small.getvalue()
+
+
+def label_right(figure: Figure, axes: Axes, ends: Sequence[Any]) -> None:
+    """Names points in a column on the right, each joined to its point by a hair."""
+    low, high = axes.get_ylim()
+    gap = (high - low) * 11 / (72 * figure.get_figheight() * 0.8)
+    order = sorted(range(len(ends)), key=lambda i: ends[i][1])
+    heights = spread([ends[i][1] for i in order], gap, low, high)
+    for i, height in zip(order, heights, strict=True):
+        x, y, name, colour = ends[i]
+        axes.annotate(
+            name,
+            (x, y),
+            xytext=(1.03, height),
+            textcoords=axes.get_yaxis_transform(),
+            color=colour,
+            va="center",
+            arrowprops={"arrowstyle": "-", "color": colour, "lw": 0.5, "alpha": 0.5},
+        )
+
+
+def spread(
+    positions: Sequence[float], gap: float, low: float, high: float
+) -> list[float]:
+    """Moves ascending positions apart, as little as a pass up and a pass down do.
+
+    Args:
+        positions: in ascending order.
+        gap: the least distance between two of them.
+        low: the least position.
+        high: the greatest, unless there is no room for all.
+    """
+    moved: list[float] = []
+    for position in positions:
+        moved.append(max(position, moved[-1] + gap if moved else low))
+    limit = high
+    for i in reversed(range(len(moved))):
+        moved[i] = min(moved[i], limit)
+        limit = moved[i] - gap
+    return moved

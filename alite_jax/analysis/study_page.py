@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 
+from alite_jax.analysis.study_exports import export_table, row_exports
 from alite_jax.analysis.study_rows import RowResult, mean
 
 _HEAD = (
@@ -13,6 +14,10 @@ Several seeds are given as their mean and, in brackets, the lowest and the highe
 `teacher / row` compares non-zero parameters. Seconds are those of the training, without
 evaluations; a sum starts with what the row starts from. A student's do not contain its
 teacher's."""
+_FILES = """\
+Students exported by `python launch.py --job=export --workdir=RUN`: packed weights and
+the accuracy with these, MACs after compaction, and milliseconds beside the teacher,
+which was exported in the same way. Several seeds are given as their mean."""
 
 
 def study_page(
@@ -39,8 +44,15 @@ def study_page(
     parts = [f"# {title}", description, study_table(rows), _EXPLANATION]
     if waiting:
         parts.append(f"Not run yet: {', '.join(waiting)}.")
-    parts.append(_provenance(rows))
+    records = [record for row in rows for record in row.records]
+    environments = [record["summary"]["environment"] for record in records]
+    parts.append(_provenance([r["date"] for r in records], environments, "run"))
     parts += [f"{caption}\n\n![{caption}]({name})" for name, caption in figures]
+    if exports := row_exports(rows):
+        cards = [card["environment"] for row in rows for card in row.exports]
+        head, *lines = export_table(exports)
+        parts += ["## As files", _table(head, lines), _FILES]
+        parts.append(_provenance([card["date"] for card in cards], cards, "export"))
     parts += ["## What each row answers, and how to run it", _questions(rows, command)]
     return "\n\n".join(parts) + "\n"
 
@@ -86,19 +98,14 @@ def _questions(rows: Sequence[RowResult], command: str) -> str:
     return _table(("row", "what it answers", "command"), lines)
 
 
-def _provenance(rows: Sequence[RowResult]) -> str:
-    records = [record for row in rows for record in row.records]
-    dates = sorted({record["date"] for record in records})
-    environments = sorted(
-        {
-            f"jax {found['jax']} on {found['device']}"
-            for record in records
-            for found in [record["summary"]["environment"]]
-        }
-    )
-    period = dates[0] if len(dates) == 1 else f"{dates[0]} to {dates[-1]}"
-    runs = f"{len(records)} run{'s' * (len(records) > 1)}"
-    return f"{runs}, {period}, {'; '.join(environments)}."
+def _provenance(
+    dates: Sequence[str], environments: Sequence[dict[str, str]], what: str
+) -> str:
+    first, last = min(dates), max(dates)
+    period = first if first == last else f"{first} to {last}"
+    machines = sorted({f"jax {e['jax']} on {e['device']}" for e in environments})
+    number = f"{len(dates)} {what}{'s' * (len(dates) > 1)}"
+    return f"{number}, {period}, {'; '.join(machines)}."
 
 
 def _spread(values: Sequence[float], form: str, unit: str = "") -> str:

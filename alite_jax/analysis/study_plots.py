@@ -4,25 +4,23 @@ Labels stand beside what they name.
 """
 
 from collections.abc import Callable, Sequence
-from itertools import cycle
-from typing import Any
 
 import matplotlib
 import numpy as np
-from matplotlib.axes import Axes
 from matplotlib.colors import LogNorm
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
 from alite_jax.analysis.plot_style import (
-    COLOURS,
     GREY,
     STYLE,
     in_order,
+    label_right,
     new_figure,
     png,
 )
-from alite_jax.analysis.study_rows import RowResult, mean
+from alite_jax.analysis.study_exports import accuracy_by_milliseconds
+from alite_jax.analysis.study_rows import RowResult, looks, mean
 
 Rows = Sequence[RowResult]
 
@@ -45,7 +43,7 @@ def learning_curves(rows: Rows) -> Figure | None:
     figure, axes = new_figure(7.5, 4.6)
     by_name = {row.name: row for row in rows}
     ends = []
-    for row, (colour, line, _) in zip(rows, _looks(rows), strict=True):
+    for row, (colour, line, _) in zip(rows, looks(rows), strict=True):
         curves = 100 * np.array(row.curves("eval_accuracy"))
         # What starts from another row goes on where that one ends.
         before = by_name[row.start].epochs if row.start in by_name else 0
@@ -58,7 +56,7 @@ def learning_curves(rows: Rows) -> Figure | None:
     axes.set_xlabel("epoch")
     axes.set_ylabel("accuracy, %")
     axes.xaxis.set_major_locator(MaxNLocator(integer=True))
-    _label_right(figure, axes, ends)
+    label_right(figure, axes, ends)
     return figure
 
 
@@ -123,6 +121,11 @@ def layers_at_the_end(rows: Rows) -> Figure | None:
 _PLOTS: dict[str, tuple[Callable[[Rows], Figure | None], str]] = {
     "accuracy_by_density": (accuracy_by_density, "Accuracy against density"),
     "accuracy_by_macs": (accuracy_by_macs, "Accuracy against non-zero MACs"),
+    "accuracy_by_milliseconds": (
+        accuracy_by_milliseconds,
+        "Accuracy against milliseconds of the exported networks. Ringed: the fastest"
+        " within a point of its teacher; joined: those that none beats in both",
+    ),
     "learning_curves": (learning_curves, "Learning curves"),
     "layers_over_time": (layers_over_time, "Density of each layer during training"),
     "layers_at_the_end": (layers_at_the_end, "What each layer kept"),
@@ -153,7 +156,7 @@ def _accuracy_by(rows: Rows, field: str, label: str, unit: float) -> Figure | No
         return None
     figure, axes = new_figure(7.5, 4.2)
     ends = []
-    for row, (colour, _, marker) in zip(students, _looks(students), strict=True):
+    for row, (colour, _, marker) in zip(students, looks(students), strict=True):
         x = unit * mean(row.values(field))
         accuracies = [100 * value for value in row.values("accuracy")]
         axes.plot(x, mean(accuracies), marker, color=colour, markersize=5, zorder=3)
@@ -184,7 +187,7 @@ def _accuracy_by(rows: Rows, field: str, label: str, unit: float) -> Figure | No
     axes.set_xticks(_apart(ticks), [f"{tick:g}" for tick in _apart(ticks)])
     axes.set_xlabel(label)
     axes.set_ylabel("accuracy, %")
-    _label_right(figure, axes, ends)
+    label_right(figure, axes, ends)
     return figure
 
 
@@ -195,55 +198,3 @@ def _apart(ticks: Sequence[float]) -> list[float]:
         if not kept or tick > 1.15 * kept[-1]:
             kept.append(tick)
     return kept
-
-
-def _label_right(figure: Figure, axes: Axes, ends: Sequence[Any]) -> None:
-    """Names points in a column on the right, each joined to its point by a hair."""
-    low, high = axes.get_ylim()
-    gap = (high - low) * 11 / (72 * figure.get_figheight() * 0.8)
-    order = sorted(range(len(ends)), key=lambda i: ends[i][1])
-    heights = spread([ends[i][1] for i in order], gap, low, high)
-    for i, height in zip(order, heights, strict=True):
-        x, y, name, colour = ends[i]
-        axes.annotate(
-            name,
-            (x, y),
-            xytext=(1.03, height),
-            textcoords=axes.get_yaxis_transform(),
-            color=colour,
-            va="center",
-            arrowprops={"arrowstyle": "-", "color": colour, "lw": 0.5, "alpha": 0.5},
-        )
-
-
-def spread(
-    positions: Sequence[float], gap: float, low: float, high: float
-) -> list[float]:
-    """Moves ascending positions apart, as little as a pass up and a pass down do.
-
-    Args:
-        positions: in ascending order.
-        gap: the least distance between two of them.
-        low: the least position.
-        high: the greatest, unless there is no room for all.
-    """
-    moved: list[float] = []
-    for position in positions:
-        moved.append(max(position, moved[-1] + gap if moved else low))
-    limit = high
-    for i in reversed(range(len(moved))):
-        moved[i] = min(moved[i], limit)
-        limit = moved[i] - gap
-    return moved
-
-
-def _looks(rows: Rows) -> list[tuple[str, str, str]]:
-    """Colour, line style and marker of each row; the teacher's are its own."""
-    turns = iter(
-        (colour, line, marker)
-        for line, marker in cycle((("-", "o"), (":", "s"), ("-.", "^")))
-        for colour in COLOURS
-    )
-    return [
-        (GREY, "--", "o") if row.phase == "teacher" else next(turns) for row in rows
-    ]

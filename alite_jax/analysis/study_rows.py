@@ -3,8 +3,10 @@
 import json
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import cycle
 from typing import Any
 
+from alite_jax.analysis.plot_style import COLOURS, GREY
 from alite_jax.errors import ConfigError
 
 
@@ -73,12 +75,29 @@ class RowResult:
         return layers
 
     @property
+    def exports(self) -> list[dict[str, Any]]:
+        """The cards of the students that were exported (`alite_jax.deploy.card`)."""
+        return [record["export"] for record in self.records if "export" in record]
+
+    @property
     def recipe(self) -> str:
         """A text that rows share if they differ in nothing but `student.density`."""
         config = self.records[0]["summary"]["config"]
         student = {**config["student"], "density": None}
         others = {**config, "student": student, "seed": None}
         return self.start + json.dumps(others, sort_keys=True)
+
+
+def looks(rows: Sequence[RowResult]) -> list[tuple[str, str, str]]:
+    """Colour, line style and marker of each row; the teacher's are its own."""
+    turns = iter(
+        (colour, line, marker)
+        for line, marker in cycle((("-", "o"), (":", "s"), ("-.", "^")))
+        for colour in COLOURS
+    )
+    return [
+        (GREY, "--", "o") if row.phase == "teacher" else next(turns) for row in rows
+    ]
 
 
 def mean(values: Sequence[float]) -> float:

@@ -12,7 +12,12 @@ from alite_jax.errors import ConfigError
 from alite_jax.study.declaration import Run
 from alite_jax.training.metrics import read_metrics
 from alite_jax.training.processes import by_first
-from alite_jax.training.run_folder import FREE_FIELDS, read_summary, write_whole
+from alite_jax.training.run_folder import (
+    FREE_FIELDS,
+    read_card,
+    read_summary,
+    write_whole,
+)
 
 # Fields that name folders of a machine, of no use on another one.
 _FOLDERS = (
@@ -35,10 +40,11 @@ def make_record(run: Run) -> dict[str, Any]:
         `row`; `date`, on which the run ended; `summary`, without folders; `curves`: by
         phase and metric, one number an epoch, the mean over its steps for what is
         measured in training and `density` at its end; `layers`: by layer, its density
-        at the end of each epoch, after the masks have changed.
+        at the end of each epoch, after the masks have changed; `export`: the card of
+        what was exported, only where that was done.
 
     Raises:
-        CheckpointError: the summary is damaged or missing.
+        CheckpointError: the summary or the card is damaged.
         TrainingError: the record of the training is damaged.
     """
     summary = read_summary(run.folder)
@@ -48,6 +54,7 @@ def make_record(run: Run) -> dict[str, Any]:
         summary["config"][section][field] = ""
     lines = read_metrics(run.folder)
     phases = {line["phase"]: None for line in lines}
+    card = read_card(run.folder)
     return {
         "row": run.row,
         "date": time.strftime("%Y-%m-%d", time.gmtime(lines[-1]["time"])),
@@ -57,6 +64,7 @@ def make_record(run: Run) -> dict[str, Any]:
             for phase in phases
         },
         "layers": _layers(lines),
+        **({} if card is None else {"export": card}),
     }
 
 

@@ -92,17 +92,33 @@ def read_summary(folder: Path) -> dict[str, Any] | None:
     Raises:
         CheckpointError: the file is damaged.
     """
-    path = folder / "summary.json"
+    return _read(
+        folder / "summary.json",
+        "delete it and run the same command again, which makes it anew from the"
+        " checkpoints",
+    )
+
+
+def read_card(folder: Path) -> dict[str, Any] | None:
+    """Returns the card of a run's export, None where it was not exported.
+
+    Args:
+        folder: of the run.
+
+    Raises:
+        CheckpointError: the file is damaged.
+    """
+    return _read(folder / "export" / "card.json", "run --job=export again")
+
+
+def _read(path: Path, cure: str) -> dict[str, Any] | None:
     if not path.exists():
         return None
     try:
-        summary: dict[str, Any] = json.loads(path.read_text())
+        content: dict[str, Any] = json.loads(path.read_text())
     except ValueError as error:
-        raise CheckpointError(
-            f"{path} is not valid JSON ({error}); delete it and run the same command"
-            " again, which makes it anew from the checkpoints"
-        ) from error
-    return summary
+        raise CheckpointError(f"{path} is not valid JSON ({error}); {cure}") from error
+    return content
 
 
 @by_first
