@@ -77,7 +77,7 @@ def export(
     theirs = teacher.restore(data.image_shape)
     programs = {}
     for network, variables in ((teacher, theirs), (compacted, packed.variables)):
-        weights = {name: variables[name] for name in ("params", "batch_stats")}
+        weights = jax.device_put({n: variables[n] for n in ("params", "batch_stats")})
         forward = forward_of(network.model, data.spec)
         program = export_program(forward, weights, data.image_shape)
         programs[network.phase] = (forward, weights, program)

@@ -18,11 +18,12 @@ from alite_jax import predict
 from alite_jax.deploy import artefact as artefact_module
 from alite_jax.deploy.artefact import load
 from alite_jax.deploy.compact import check_compaction, compact
-from alite_jax.deploy.export import compare
+from alite_jax.deploy.export import compare, export_program
 from alite_jax.deploy.pack import unpack
 from alite_jax.deploy.tflite import read_tflite, tflite_program
 from alite_jax.errors import ArtefactError
 from alite_jax.models.layers import Pointwise
+from alite_jax.ops.local_attention import fastest, local_attention
 from alite_jax.training import loop
 
 pytestmark = pytest.mark.usefixtures("models")
@@ -191,6 +192,29 @@ def test_a_wrong_compaction_is_noticed(run: Path, images: np.ndarray) -> None:
     found.variables["params"] = params
     with pytest.raises(ArtefactError, match="nothing was written"):
         check_compaction(model, variables, found, inputs)
+
+
+def test_an_exported_program_computes_no_logits_twice() -> None:
+    """Calls are inlined in it; see `alite_jax.ops.row_kernels`."""
+    embeddings = np.ones((7, 2), np.float32)
+    assert fastest(8, 8, 4, 7, "cpu") == "rows"
+
+    def forward(embeddings: Any, images: jax.Array) -> jax.Array:
+        maps = images.astype(jnp.float32).reshape(*images.shape[:3], 2, 4)
+        output = local_attention(
+            maps, maps, maps, embeddings, embeddings, kernel_size=7
+        )
+        return output.mean(axis=(1, 2))
+
+    images = np.ones((16, 8, 8, 8), np.uint8)
+    program = export_program(forward, embeddings, images.shape[1:])
+    exported = jax.export.deserialize(bytearray(program)).call
+
+    def products(call: Any) -> int:
+        compiled = jax.jit(call).lower(embeddings, images).compile()
+        return str(compiled.as_text()).count(" multiply(")
+
+    assert products(exported) == products(forward)
 
 
 def test_a_program_for_litert_needs_its_converter(

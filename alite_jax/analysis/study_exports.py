@@ -155,7 +155,7 @@ def _panel(axes: Axes, exports: Sequence[RowExport], batch: str) -> list[Any]:
     axes.annotate(
         "teacher",
         teacher,
-        xytext=(0, 6),
+        xytext=(0, -13),
         textcoords="offset points",
         ha="center",
         color=GREY,

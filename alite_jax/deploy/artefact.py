@@ -10,7 +10,7 @@ Reading needs JAX and NumPy, neither Flax nor a model's source.
 
 import json
 import os
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -34,13 +34,13 @@ class Artefact:
 
     Attributes:
         card: the content of `card.json`.
-        weights: `params` and `batch_stats`, nested dicts of arrays.
-        program: the exported program.
+        weights: `params` and `batch_stats`, nested dicts of arrays on the device.
+        program: the exported program, `program(weights, images)`.
     """
 
     card: dict[str, Any]
     weights: dict[str, Any]
-    program: jax.export.Exported
+    program: Callable[[Any, Any], jax.Array]
 
     def logits(self, images: np.ndarray) -> np.ndarray:
         """Returns logits `[batch, classes]`, float32.
@@ -48,7 +48,7 @@ class Artefact:
         Args:
             images: uint8 `[batch, height, width, channels]`, of `card["image_shape"]`.
         """
-        return np.asarray(self.program.call(self.weights, images))
+        return np.asarray(self.program(self.weights, images))
 
     def read_image(self, path: str | os.PathLike[str]) -> np.ndarray:
         """Reads an image file as the network wants it, uint8.
@@ -107,4 +107,5 @@ def load(folder: str | os.PathLike[str]) -> Artefact:
     except Exception as error:  # What the parsers raise for damage is not documented.
         raise ArtefactError(f"{folder} cannot be read ({error})") from error
     weights = {name: packed.variables[name] for name in ("params", "batch_stats")}
-    return Artefact(card, weights, program)
+    # Once, and not with each call: copying them takes longer than a small network.
+    return Artefact(card, jax.device_put(weights), jax.jit(program.call))

@@ -26,7 +26,12 @@ T = TypeVar("T")
 
 def kernel(function: Callable[..., T]) -> Callable[..., T]:
     """Makes of `function` a call that XLA compiles on its own."""
-    compiled = jax.jit(function)
+
+    # Calls are inlined where an exported program gets its batch; the barrier stays.
+    @jax.jit
+    def compiled(*arguments: jax.Array) -> T:
+        results: T = jax.lax.optimization_barrier(function(*arguments))
+        return results
 
     @functools.wraps(function)
     def call(*arguments: jax.Array) -> T:
