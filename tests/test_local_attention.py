@@ -157,6 +157,48 @@ def test_auto_takes_the_fastest_method(side, border):
 
 
 @pytest.mark.parametrize("border", BORDERS)
+@pytest.mark.parametrize(
+    ("batch", "height", "count"), [(1, 6, 6), (2, 6, 3), (1, 9, 3)]
+)
+def test_strips_side_by_side_are_the_whole_image(
+    monkeypatch, border, batch, height, count
+):
+    inputs = to_float32(*make_inputs(height, 3, 5, batch=batch))
+    cotangent = np.random.default_rng(1).normal(size=inputs[0].shape)
+
+    def run(columns):
+        monkeypatch.setattr(row_attention, "_COLUMNS", columns)
+        # A new function, since jit would give back the program of the other width.
+        return quick_jit(
+            lambda cotangent, *inputs: value_and_gradients.__wrapped__(
+                cotangent, *inputs, kernel_size=5, border=border, method="rows"
+            )
+        )(jnp.float32(cotangent), *inputs)
+
+    assert row_attention.strip_count(batch, height, 3, 1) == count
+    in_strips, gradients = run(64)
+    whole, whole_gradients = run(1)
+    np.testing.assert_allclose(in_strips, whole, atol=1e-6)
+    assert_gradients_close(gradients, whole_gradients, atol=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("batch", "height", "width", "logits", "count"),
+    [
+        (1, 16, 16, 1, 4),  # 64 columns
+        (2, 16, 16, 1, 2),
+        (4, 16, 16, 1, 1),
+        (1, 12, 5, 1, 6),  # No more than 8 side by side, and a divisor.
+        (1, 7, 8, 1, 7),
+        (1, 64, 128, 1, 1),
+        (1, 16, 8, 2**17 // 3, 2),  # All strips of the image at once, or none.
+    ],
+)
+def test_how_many_strips(batch, height, width, logits, count):
+    assert row_attention.strip_count(batch, height, width, logits) == count
+
+
+@pytest.mark.parametrize("border", BORDERS)
 def test_rows_do_not_depend_on_how_many_images_are_done_at_a_time(monkeypatch, border):
     inputs = to_float32(*make_inputs(4, 5, 3, batch=6))
     cotangent = jnp.asarray(np.random.default_rng(1).normal(size=inputs[0].shape))

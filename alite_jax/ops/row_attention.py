@@ -2,10 +2,11 @@
 
 Columns of a few images side by side are the innermost axis, images changing fastest,
 so that SIMD lanes run along it and every column of the window is a shifted, contiguous
-piece of the same row of keys. Sums over the window and over head_dim are written out as
-sums of shifted products, which XLA fuses into one loop each. No product is spent on a
-key outside the window, and a row of a few images at a time stays in the cache. The
-backward pass computes the weights again instead of storing them.
+piece of the same row of keys. One image alone is cut into strips, which lie side by
+side instead. Sums over the window and over head_dim are written out as sums of shifted
+products, which XLA fuses into one loop each. No product is spent on a key outside the
+window, and a row of a few images at a time stays in the cache. The backward pass
+computes the weights again instead of storing them.
 
 Shapes: a and b row and column of the window (k of each), m maps (one for each head and
 each set of images that lie side by side), d head_dim, W columns of such a set, W+ the
@@ -20,6 +21,7 @@ import numpy as np
 
 from alite_jax.ops import row_kernels
 from alite_jax.ops.relative_positions import EXCLUDED, inside_map
+from alite_jax.ops.windows import haloed_strips
 
 # Logits that are alive at once. Larger groups of images leave the cache, smaller ones
 # spend their time on starting loops.
@@ -28,6 +30,10 @@ _LOGITS_AT_ONCE = 2**17
 # Images side by side. The same pixel of two images is often a power of two apart in
 # memory, and more than a few of them collide in the cache.
 _SIDE_BY_SIDE = 8
+
+# Columns side by side that strips make of fewer: short loops spend their time on
+# starting.
+_COLUMNS = 64
 
 
 def rows(
@@ -46,27 +52,35 @@ def rows(
     batch, height, width, heads, head_dim = queries.shape
     size = row_embeddings.shape[0]
     halo = size // 2
-    group = group_size(batch, heads * width * size * size)
+    logits = heads * width * size * size  # of a row
+    strips = strip_count(batch, height, width, logits)
+    # From here on, strips are images.
+    batch, height = batch * strips, height // strips
+    group = group_size(batch, logits)
     groups = batch // group
     images = largest_divisor(group, _SIDE_BY_SIDE)
 
     def lay_out(maps: jax.Array, halo: int) -> jax.Array:
         """Rows first: `[groups * rows, m, d, W]`, with zeros for the halo."""
-        maps = maps.astype(jnp.float32)
-        maps = maps.reshape(groups, -1, images, height, width, heads, head_dim)
+        maps = haloed_strips(maps.astype(jnp.float32), strips, halo)
+        maps = maps.reshape(groups, -1, images, *maps.shape[2:])
         maps = maps.transpose(0, 3, 1, 5, 6, 4, 2)
-        margin, none = (halo, halo), (0, 0)
-        maps = jnp.pad(maps, (none, margin, none, none, none, margin, none))
+        none = (0, 0)
+        maps = jnp.pad(maps, (none, none, none, none, none, (halo, halo), none))
         sets, columns = maps.shape[2], maps.shape[5]
         return maps.reshape(-1, sets * heads, head_dim, columns * images)
 
     # The window of row y begins at row y of the padded map.
     first = np.arange(groups)[:, None] * (height + 2 * halo) + np.arange(height)
-    no_row = np.zeros((height, size), np.float32)
+    no_row = np.zeros((strips * height, size), np.float32)
     no_column = np.zeros((width, size), np.float32)
     if border == "mask":
-        no_row[~inside_map(height, size)] = EXCLUDED
+        no_row[~inside_map(strips * height, size)] = EXCLUDED
         no_column[~inside_map(width, size)] = EXCLUDED
+    # Strips see other rows each, whole images the same.
+    no_rows = no_row.reshape(strips, height, size).transpose(1, 2, 0)
+    if strips > 1:
+        no_rows = np.tile(no_rows, (1, 1, width * batch // strips))
     output = _attend(
         lay_out(queries, 0),
         lay_out(keys, halo),
@@ -74,12 +88,18 @@ def rows(
         row_embeddings.astype(jnp.float32),
         column_embeddings.astype(jnp.float32),
         first.reshape(-1).astype(np.int32),
-        np.tile(no_row, (groups, 1)),
+        np.tile(no_rows, (groups, 1, 1)),
         np.repeat(no_column.T, images, axis=1),
     )
     output = output.reshape(groups, height, -1, heads, head_dim, width, images)
     output = output.transpose(0, 2, 6, 1, 5, 3, 4).reshape(queries.shape)
     return output.astype(values.dtype)
+
+
+def strip_count(batch: int, height: int, width: int, logits_per_image: int) -> int:
+    """Strips that each image is cut into, so that all of them lie side by side."""
+    limit = min(_SIDE_BY_SIDE, _COLUMNS // width, _LOGITS_AT_ONCE // logits_per_image)
+    return largest_divisor(height, max(1, limit // batch))
 
 
 def group_size(batch: int, logits_per_image: int) -> int:
@@ -112,7 +132,7 @@ def _attend(
         row_embeddings: `[k, d / 2]`.
         column_embeddings: `[k, d / 2]`.
         first: int32 `[rows]`, the first row of keys that each row of queries sees.
-        no_row: `[rows, k]`, `EXCLUDED` at rows that it does not see, otherwise 0.
+        no_row: `[rows, k, W or 1]`, `EXCLUDED` at rows it does not see, otherwise 0.
         no_column: `[k, W]`, likewise for columns.
 
     Returns:

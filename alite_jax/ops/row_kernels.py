@@ -61,7 +61,7 @@ def relative_logits(
         query: `[m, d, W]`.
         row_embeddings: `[a, e]`.
         column_embeddings: `[b, e]`.
-        no_row: `[a]`, added to the row part.
+        no_row: `[a, W or 1]`, added to the row part.
         no_column: `[b, W]`, added to the column part.
 
     Returns:
@@ -76,7 +76,7 @@ def relative_logits(
         )
 
     return (
-        part(query[:, :half], row_embeddings) + no_row.reshape(1, size, 1),
+        part(query[:, :half], row_embeddings) + no_row[None],
         part(query[:, half:], column_embeddings) + no_column[None],
     )
 

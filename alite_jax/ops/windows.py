@@ -1,4 +1,4 @@
-"""Cutting maps into pieces: blocks with a halo, and the unfold of every window."""
+"""Cutting maps into pieces: blocks or strips with a halo, every window unfolded."""
 
 import jax
 import jax.numpy as jnp
@@ -42,6 +42,27 @@ def haloed_blocks(maps: jax.Array, block_size: int, halo: int) -> jax.Array:
             maps, margin - halo, margin + block_size + halo, axis=axis + 1
         )
     return maps.swapaxes(2, 3)
+
+
+def haloed_strips(maps: jax.Array, strips: int, halo: int) -> jax.Array:
+    """Cuts maps into strips of rows that overlap by their halo.
+
+    Args:
+        maps: `[B, H, W, h, d]`.
+        strips: a divisor of H.
+        halo: rows above and below each strip; outside the map they are zeros.
+
+    Returns:
+        `[B, strips, H / strips + 2 halo, W, h, d]`.
+    """
+    height = maps.shape[1] // strips
+    maps = jnp.pad(maps, ((0, 0), (halo, halo), (0, 0), (0, 0), (0, 0)))
+    starts = range(0, strips * height, height)
+    pieces = [
+        jax.lax.slice_in_dim(maps, start, start + height + 2 * halo, axis=1)
+        for start in starts
+    ]
+    return jnp.stack(pieces, axis=1)
 
 
 def unfold(maps: jax.Array, size: int) -> jax.Array:
