@@ -14,7 +14,7 @@ from alite_jax.config import override, validate
 from alite_jax.data.specs import DatasetSpec, dataset_spec
 from alite_jax.deploy.compact import compact, widths_as_json
 from alite_jax.deploy.export import export_program, forward_of, milliseconds
-from alite_jax.deploy.pack import pack
+from alite_jax.deploy.pack import pack, unpack
 from alite_jax.errors import ConfigError, nearest
 from alite_jax.models.resnet import STUDENT_OPTIONS, ResNet, create_model
 from alite_jax.sparsity.masks import apply_masks, count_nonzero, is_prunable
@@ -26,6 +26,10 @@ from alite_jax.trees import named_leaves, nested
 _TIMED = (1.0, 0.7, 0.5, 0.35, 0.25)
 _CLOSE = 0.005  # No need to come closer to a number of bytes.
 _MOST = 6  # Sizes that are tried for it.
+# Bytes of trained masks over those of masks that are random within each layer: 0.832 to
+# 0.840 in the seven runs of results/cifar10_cpu with 5 to 10 % of the weights. Other
+# methods leave them as they are (gradual pruning 0.99).
+_MASK_BYTES = {"sparse_momentum": 0.833}
 
 
 class Planned(NamedTuple):
@@ -57,8 +61,8 @@ def plan(config: Any, kind: str, value: float, batch: int = 1) -> Planned:
         kind: what is meant, one of these. The first two set `student.density`, the
             others `pruning.macs`:
             `"parameters"`, those that are not zero;
-            `"bytes"` of the packed file with int8 values, if masks were random within
-            each layer; those that training finds take some percent less;
+            `"bytes"` of the packed file with int8 values, for masks as the method of
+            the configuration leaves them;
             `"macs"` of the student once compacted;
             `"milliseconds"` of the exported student on this machine.
         value: the target; MACs of at most 1 are a fraction of the student's.
@@ -101,6 +105,8 @@ def _parameters(config: Any, student: _Student, value: float, batch: int) -> Pla
 
 
 def _bytes(config: Any, student: _Student, value: float, batch: int) -> Planned:
+    mask_bytes = _MASK_BYTES.get(config.pruning.method, 1.0)
+
     def size(density: float) -> int:
         changed = override(config, {"student.density": density})
         masks, params = _masks(changed, student)
@@ -111,7 +117,9 @@ def _bytes(config: Any, student: _Student, value: float, batch: int) -> Planned:
         }
         smaller = compact(student.model, jax.tree.map(np.array, variables))
         described = {"widths": widths_as_json(smaller.model)}
-        return len(pack(described, smaller.variables, "int8"))
+        content = pack(described, smaller.variables, "int8")
+        saved = (1 - mask_bytes) * unpack(content).sizes["masks"]
+        return len(content) - round(saved)
 
     # Bytes grow about in proportion, and each size takes seconds: a few secants.
     before, density = 0.0, min(0.5, config.student.density)
