@@ -125,6 +125,7 @@ def test_models_of_the_table_have_the_same_parameters(name):
     assert {name: p.shape for name, p in model.named_parameters()} == wanted
 
 
+@pytest.mark.slow
 def test_two_joint_steps():
     """Of one device, without augmentation, in which everything counts."""
     spec = DATASETS["digits"]

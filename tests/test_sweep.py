@@ -139,6 +139,7 @@ def test_a_failed_run_leaves_the_others(
     assert table[2]["teacher.optimizer.step_epochs"] == [1, 2]
 
 
+@pytest.mark.slow
 def test_a_sweep_for_real_resumes(tmp_path: Path) -> None:
     short = {"epochs": 1, "optimizer": {"warmup_epochs": 0}}
     config = tiny_config({"teacher": short, "student": short})
