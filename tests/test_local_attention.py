@@ -156,6 +156,15 @@ def test_auto_takes_the_fastest_method(side, border):
     assert jaxpr("auto") == texts[fastest(side, side, 2, 7, "cpu")]
 
 
+def rows_anew(cotangent, inputs, **options):
+    """Value and gradients; jit would give back the program of another limit."""
+    return quick_jit(
+        lambda cotangent, *inputs: value_and_gradients.__wrapped__(
+            cotangent, *inputs, method="rows", **options
+        )
+    )(jnp.float32(cotangent), *inputs)
+
+
 @pytest.mark.parametrize("border", BORDERS)
 @pytest.mark.parametrize(
     ("batch", "height", "count"), [(1, 6, 6), (2, 6, 3), (1, 9, 3)]
@@ -168,12 +177,7 @@ def test_strips_side_by_side_are_the_whole_image(
 
     def run(columns):
         monkeypatch.setattr(row_attention, "_COLUMNS", columns)
-        # A new function, since jit would give back the program of the other width.
-        return quick_jit(
-            lambda cotangent, *inputs: value_and_gradients.__wrapped__(
-                cotangent, *inputs, kernel_size=5, border=border, method="rows"
-            )
-        )(jnp.float32(cotangent), *inputs)
+        return rows_anew(cotangent, inputs, kernel_size=5, border=border)
 
     assert row_attention.strip_count(batch, height, 3, 1) == count
     in_strips, gradients = run(64)
@@ -205,12 +209,7 @@ def test_rows_do_not_depend_on_how_many_images_are_done_at_a_time(monkeypatch, b
 
     def run(limit):
         monkeypatch.setattr(row_attention, "_LOGITS_AT_ONCE", limit)
-        # A new function, since jit would give back the program of the other limit.
-        return quick_jit(
-            lambda cotangent, *inputs: value_and_gradients.__wrapped__(
-                cotangent, *inputs, kernel_size=3, border=border, method="rows"
-            )
-        )(jnp.float32(cotangent), *inputs)
+        return rows_anew(cotangent, inputs, kernel_size=3, border=border)
 
     (one, one_gradients), (two, two_gradients) = run(1), run(2 * 2 * 5 * 9)
     together, gradients = run(2**17)

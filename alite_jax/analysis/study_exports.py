@@ -110,7 +110,7 @@ def best(exports: Sequence[RowExport], batch: str) -> RowExport | None:
 def front(exports: Sequence[RowExport], batch: str) -> list[RowExport]:
     """Returns those than which none is both faster and more accurate, by time."""
     kept: list[RowExport] = []
-    for found in sorted(exports, key=lambda found: found.milliseconds[batch]):
+    for found in sorted(exports, key=lambda e: (e.milliseconds[batch], -e.accuracy)):
         if not kept or found.accuracy > kept[-1].accuracy:
             kept.append(found)
     return kept
