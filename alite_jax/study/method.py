@@ -84,6 +84,14 @@ def method_rows(
     def pruned(density: float = 0.1, *changes: Any) -> list[Any]:
         return [{"student.density": density}, pruning or {}, *changes]
 
+    def long_road(question: str, structure: Mapping[str, Any]) -> Row:
+        gradual = {"pruning.method": "gradual_global", "pruning.stop_fraction": 0.5}
+        return Row(
+            f"the long road: {question}",
+            pruned(0.1, structure, gradual, fine_tuning),
+            start_from="dense_kd",
+        )
+
     return {
         "dense_ce": Row(
             "the student as it is, without teacher and pruning",
@@ -138,15 +146,14 @@ def method_rows(
             "mixed at 30 % of the MACs",
             pruned(0.1, _structure(0.3, "sparse_momentum")),
         ),
-        "sequential": Row(
-            "the long road: distil it dense, then prune, then fine-tune",
-            pruned(
-                0.1,
-                {"pruning.method": "gradual_global", "pruning.stop_fraction": 0.5},
-                fine_tuning,
-            ),
-            start_from="dense_kd",
-        ),
+        "sequential": long_road("distil it dense, then prune, then fine-tune", {}),
+        **{
+            f"sequential_mixed_{macs}": long_road(
+                f"mixed at {round(100 * macs)} % of the MACs",
+                _structure(macs, "gradual_global"),
+            )
+            for macs in (0.5, 0.4, 0.3)
+        },
     }
 
 
