@@ -194,19 +194,24 @@ def test_a_wrong_compaction_is_noticed(run: Path, images: np.ndarray) -> None:
         check_compaction(model, variables, found, inputs)
 
 
-def test_an_exported_program_computes_no_logits_twice() -> None:
+@pytest.mark.parametrize(
+    ("count", "side", "heads"), [(16, 8, 2), (16, 8, 1), (1, 8, 2), (1, 16, 1)]
+)
+def test_an_exported_program_computes_no_logits_twice(
+    count: int, side: int, heads: int
+) -> None:
     """Calls are inlined in it; see `alite_jax.ops.row_kernels`."""
     embeddings = np.ones((7, 2), np.float32)
-    assert fastest(8, 8, 4, 7, "cpu") == "rows"
+    assert fastest(side, side, 4, 7, "cpu") == "rows"
 
     def forward(embeddings: Any, images: jax.Array) -> jax.Array:
-        maps = images.astype(jnp.float32).reshape(*images.shape[:3], 2, 4)
+        maps = images.astype(jnp.float32).reshape(*images.shape[:3], heads, 4)
         output = local_attention(
             maps, maps, maps, embeddings, embeddings, kernel_size=7
         )
         return output.mean(axis=(1, 2))
 
-    images = np.ones((16, 8, 8, 8), np.uint8)
+    images = np.ones((count, side, side, 4 * heads), np.uint8)
     program = export_program(forward, embeddings, images.shape[1:])
     exported = jax.export.deserialize(bytearray(program)).call
 

@@ -175,31 +175,32 @@ def test_strips_side_by_side_are_the_whole_image(
     inputs = to_float32(*make_inputs(height, 3, 5, batch=batch))
     cotangent = np.random.default_rng(1).normal(size=inputs[0].shape)
 
-    def run(columns):
-        monkeypatch.setattr(row_attention, "_COLUMNS", columns)
+    def run(images):
+        monkeypatch.setattr(row_attention, "_SIDE_BY_SIDE", images)
         return rows_anew(cotangent, inputs, kernel_size=5, border=border)
 
-    assert row_attention.strip_count(batch, height, 3, 1) == count
-    in_strips, gradients = run(64)
+    assert row_attention.strip_count(batch, height, 3, 2, 1) == count
+    in_strips, gradients = run(8)
     whole, whole_gradients = run(1)
     np.testing.assert_allclose(in_strips, whole, atol=1e-6)
     assert_gradients_close(gradients, whole_gradients, atol=1e-5)
 
 
 @pytest.mark.parametrize(
-    ("batch", "height", "width", "logits", "count"),
+    ("batch", "height", "width", "heads", "logits", "count"),
     [
-        (1, 16, 16, 1, 4),  # 64 columns
-        (2, 16, 16, 1, 2),
-        (4, 16, 16, 1, 1),
-        (1, 12, 5, 1, 6),  # No more than 8 side by side, and a divisor.
-        (1, 7, 8, 1, 7),
-        (1, 64, 128, 1, 1),
-        (1, 16, 8, 2**17 // 3, 2),  # All strips of the image at once, or none.
+        (1, 16, 16, 2, 1, 4),  # 64 columns
+        (1, 16, 16, 1, 1, 8),  # 128 queries
+        (2, 16, 16, 2, 1, 2),
+        (4, 16, 16, 2, 1, 1),
+        (1, 12, 5, 2, 1, 6),  # No more than 8 side by side, and a divisor.
+        (1, 7, 8, 2, 1, 7),
+        (1, 64, 128, 2, 1, 1),
+        (1, 16, 8, 2, 2**17 // 3, 2),  # All strips of the image at once, or none.
     ],
 )
-def test_how_many_strips(batch, height, width, logits, count):
-    assert row_attention.strip_count(batch, height, width, logits) == count
+def test_how_many_strips(batch, height, width, heads, logits, count):
+    assert row_attention.strip_count(batch, height, width, heads, logits) == count
 
 
 @pytest.mark.parametrize("border", BORDERS)

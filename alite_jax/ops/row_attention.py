@@ -35,6 +35,10 @@ _SIDE_BY_SIDE = 8
 # starting.
 _COLUMNS = 64
 
+# Queries of all heads that strips put into a row: logits of fewer are so small that XLA
+# computes them again for their maximum, where it has inlined the kernels.
+_QUERIES = 128
+
 
 def rows(
     queries: jax.Array,
@@ -53,7 +57,7 @@ def rows(
     size = row_embeddings.shape[0]
     halo = size // 2
     logits = heads * width * size * size  # of a row
-    strips = strip_count(batch, height, width, logits)
+    strips = strip_count(batch, height, width, heads, logits)
     # From here on, strips are images.
     batch, height = batch * strips, height // strips
     group = group_size(batch, logits)
@@ -96,9 +100,12 @@ def rows(
     return output.astype(values.dtype)
 
 
-def strip_count(batch: int, height: int, width: int, logits_per_image: int) -> int:
+def strip_count(
+    batch: int, height: int, width: int, heads: int, logits_per_image: int
+) -> int:
     """Strips that each image is cut into, so that all of them lie side by side."""
-    limit = min(_SIDE_BY_SIDE, _COLUMNS // width, _LOGITS_AT_ONCE // logits_per_image)
+    columns = max(_COLUMNS, _QUERIES // heads)
+    limit = min(_SIDE_BY_SIDE, columns // width, _LOGITS_AT_ONCE // logits_per_image)
     return largest_divisor(height, max(1, limit // batch))
 
 
