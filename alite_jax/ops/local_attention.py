@@ -28,11 +28,9 @@ import numpy as np
 
 from alite_jax.errors import ConfigError, nearest
 from alite_jax.ops.relative_positions import (
-    inside_map,
     outside_keys,
     outside_logit,
     relative_logits,
-    window_logits,
 )
 from alite_jax.ops.row_attention import rows
 from alite_jax.ops.window_weights import window_weights
@@ -171,17 +169,19 @@ def all_pairs(
     enter the softmax as one more logit: the log-sum-exp of theirs.
     """
     height, width = queries.shape[1:3]
-    size = row_embeddings.shape[0]
-    rows, columns = np.arange(height), np.arange(width)
+    halo = row_embeddings.shape[0] // 2 if border == "zero" else 0
     row_logits, column_logits = relative_logits(
-        queries, row_embeddings, column_embeddings, (rows, rows), (columns, columns)
+        queries,
+        row_embeddings,
+        column_embeddings,
+        (np.arange(height), np.arange(-halo, height + halo)),
+        (np.arange(width), np.arange(-halo, width + halo)),
     )
     outside = None
     if border == "zero":
-        window = window_logits(queries, row_embeddings, column_embeddings)
-        outside = outside_logit(
-            *window, inside_map(height, size), inside_map(width, size)
-        )
+        outside = outside_logit(row_logits, column_logits, halo)
+        row_logits = row_logits[..., halo : halo + height]
+        column_logits = column_logits[..., halo : halo + width]
     return _attend(queries, keys, values, row_logits, column_logits, outside)
 
 

@@ -73,10 +73,7 @@ def window_logits(
 
 
 def outside_logit(
-    row_logits: jax.Array,
-    column_logits: jax.Array,
-    inside_rows: np.ndarray,
-    inside_columns: np.ndarray,
+    row_logits: jax.Array, column_logits: jax.Array, halo: int
 ) -> jax.Array:
     """Log-sum-exp of the logits outside the map, `[..., h, i, j]`.
 
@@ -85,20 +82,21 @@ def outside_logit(
     cancels; a query whose window lies inside the map gets `EXCLUDED`.
 
     Args:
-        row_logits: `[..., h, i, j, k]`, from `window_logits`.
-        column_logits: `[..., h, i, j, k]`.
-        inside_rows: bool `[i, k]`, whether that row of the window is in the map.
-        inside_columns: bool `[j, k]`.
+        row_logits: `[..., h, i, j, u]`, from `relative_logits`, of the rows of the map
+            and of `halo` rows before and after it.
+        column_logits: `[..., h, i, j, v]`, likewise for columns.
+        halo: rows and columns on each side.
     """
 
-    def log_sum(logits: jax.Array, kept: np.ndarray) -> jax.Array:
+    def log_sum(logits: jax.Array, *, inside: bool) -> jax.Array:
+        key = np.arange(logits.shape[-1])
+        kept = ((key >= halo) & (key < len(key) - halo)) == inside
         kept = leading(kept, logits.ndim)
         return jax.nn.logsumexp(jnp.where(kept, logits, EXCLUDED), axis=-1)
 
-    rows, columns = inside_rows[:, None], inside_columns[None]
     return jnp.logaddexp(
-        log_sum(row_logits, ~rows) + jax.nn.logsumexp(column_logits, axis=-1),
-        log_sum(row_logits, rows) + log_sum(column_logits, ~columns),
+        log_sum(row_logits, inside=False) + jax.nn.logsumexp(column_logits, axis=-1),
+        log_sum(row_logits, inside=True) + log_sum(column_logits, inside=False),
     )
 
 
