@@ -118,7 +118,7 @@ def export(
         call = read_tflite(lite)
         card["tflite"] = {
             "agreement": compare(call, forward, weights, images)._asdict(),
-            "milliseconds": milliseconds(call, images[:1]),
+            "milliseconds": milliseconds({"lite": call}, images[:1])["lite"],
             "bytes": len(lite),
         }
         write_whole(draft / artefact.TFLITE, lite)
@@ -126,9 +126,10 @@ def export(
         phase: artefact.compiled(program, weights)
         for phase, (_, weights, program) in programs.items()
     }
+    times = {str(batch): milliseconds(calls, images[:batch]) for batch in BATCHES}
     card["milliseconds"] = {
-        phase: {str(batch): milliseconds(call, images[:batch]) for batch in BATCHES}
-        for phase, call in calls.items()
+        phase: {batch: found[phase] for batch, found in times.items()}
+        for phase in calls
     }
     card["environment"] = {
         "jax": jax.__version__,

@@ -12,6 +12,7 @@ from alite_jax.analysis.layers import total_macs
 from alite_jax.analysis.widths import TOLERANCE, plan_widths
 from alite_jax.config import override, validate
 from alite_jax.data.specs import DatasetSpec, dataset_spec
+from alite_jax.deploy.artefact import compiled
 from alite_jax.deploy.compact import compact, widths_as_json
 from alite_jax.deploy.export import export_program, forward_of, milliseconds
 from alite_jax.deploy.pack import pack, unpack
@@ -156,7 +157,7 @@ def _macs(config: Any, student: _Student, value: float, batch: int) -> Planned:
 def _milliseconds(config: Any, student: _Student, value: float, batch: int) -> Planned:
     structure = _structure(config)
     images = np.zeros((batch, *student.shape), np.uint8)
-    table: dict[float, float] = {}
+    calls = {}
     for fraction in _TIMED:
         try:
             found = plan_widths(
@@ -173,10 +174,8 @@ def _milliseconds(config: Any, student: _Student, value: float, batch: int) -> P
         program = export_program(
             forward_of(model, student.spec), weights, student.shape
         )
-        call = jax.jit(jax.export.deserialize(bytearray(program)).call)
-        table[found.macs / found.dense_macs] = milliseconds(
-            partial(call, weights), images
-        )
+        calls[found.macs / found.dense_macs] = compiled(program, weights)
+    table = milliseconds(calls, images)
     fractions = sorted(table)  # At least that of the whole student.
     times = np.maximum.accumulate([table[fraction] for fraction in fractions])
     if not times[0] <= value <= times[-1]:

@@ -1,12 +1,15 @@
 """What fewer heads and channels are worth in an exported program, and its teacher."""
 
+from collections.abc import Callable
 from functools import partial
+from typing import Any
 
 import jax
 import numpy as np
 
 from alite_jax.analysis.widths import plan_widths
 from alite_jax.data.specs import dataset_spec
+from alite_jax.deploy.artefact import compiled
 from alite_jax.deploy.export import export_program, forward_of
 from alite_jax.models.resnet import ResNet, create_model
 from benchmarks.timing import Row, Rows, interleave, milliseconds, ratios
@@ -57,10 +60,8 @@ def compare(rounds: int) -> Rows:
     return rows
 
 
-def _exported(model: ResNet) -> partial[jax.Array]:
+def _exported(model: ResNet) -> Callable[[Any], jax.Array]:
     image = np.zeros((1, *SHAPE), np.float32)
     init = jax.jit(partial(model.init, train=False))
     weights = init(jax.random.key(0), image)
-    program = export_program(forward_of(model, SPEC), weights, SHAPE)
-    call = jax.jit(jax.export.deserialize(bytearray(program)).call)
-    return partial(call, weights)
+    return compiled(export_program(forward_of(model, SPEC), weights, SHAPE), weights)

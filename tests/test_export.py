@@ -1,8 +1,11 @@
 """From a run to a folder that works without it."""
 
+import itertools
 import json
 import subprocess
 import sys
+import time
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +21,7 @@ from alite_jax import predict
 from alite_jax.deploy import artefact as artefact_module
 from alite_jax.deploy.artefact import load
 from alite_jax.deploy.compact import check_compaction, compact
-from alite_jax.deploy.export import compare, export_program
+from alite_jax.deploy.export import compare, export_program, milliseconds
 from alite_jax.deploy.pack import unpack
 from alite_jax.deploy.tflite import read_tflite, tflite_program
 from alite_jax.errors import ArtefactError
@@ -156,6 +159,19 @@ def test_a_program_that_does_not_agree_is_not_kept(
         alite_jax.export(tiny_config(), run)
     after = {path.name: path.read_bytes() for path in (run / "export").iterdir()}
     assert after == before
+
+
+def test_programs_are_timed_in_turns() -> None:
+    order: list[str] = []
+
+    def call(name: str, seconds: float, images: np.ndarray) -> None:
+        order.append(name)
+        time.sleep(seconds)
+
+    calls = {"quick": partial(call, "quick", 1e-4), "slow": partial(call, "slow", 4e-3)}
+    found = milliseconds(calls, np.zeros(1), at_least=0.1)
+    assert found["quick"] < 4 <= found["slow"]
+    assert sum(a != b for a, b in itertools.pairwise(order)) > 10
 
 
 def test_agreement_is_counted_by_hand() -> None:

@@ -1,9 +1,9 @@
 """Exporting a network as a program, and the checks before it is kept."""
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from functools import partial
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeVar
 
 import flax.linen as nn
 import jax
@@ -24,7 +24,11 @@ LOGITS_TOLERANCE = 1e-3
 # Images that a program takes at a time on a CPU, as long as there are as many.
 _GROUP = 16
 
+# In each, a program is timed often enough to have its own weights in the cache.
+_TURNS = 10
+
 Forward = Callable[[Any, Any], Any]
+Name = TypeVar("Name")
 
 
 class Agreement(NamedTuple):
@@ -150,19 +154,26 @@ def compare(
 
 
 def milliseconds(
-    call: Callable[[np.ndarray], Any], images: np.ndarray, at_least: float = 1.0
-) -> float:
-    """The median time of a call, in milliseconds, once it is compiled.
+    calls: Mapping[Name, Callable[[np.ndarray], Any]],
+    images: np.ndarray,
+    at_least: float = 1.0,
+) -> dict[Name, float]:
+    """The median time of each call, in milliseconds, once it is compiled.
+
+    They take turns, so that what else the machine does slows all of them alike.
 
     Args:
-        call: takes the images.
+        calls: take the images each.
         images: a batch.
-        at_least: seconds to measure for.
+        at_least: seconds to measure each for.
     """
-    jax.block_until_ready(call(images))
-    times: list[float] = []
-    while sum(times) < at_least or len(times) < 5:
-        start = time.perf_counter()
+    for call in calls.values():
         jax.block_until_ready(call(images))
-        times.append(time.perf_counter() - start)
-    return 1000 * float(np.median(times))
+    times: dict[Name, list[float]] = {name: [] for name in calls}
+    for turn in range(1, _TURNS + 1):
+        for name, call in calls.items():
+            while sum(times[name]) < at_least * turn / _TURNS or len(times[name]) < 5:
+                start = time.perf_counter()
+                jax.block_until_ready(call(images))
+                times[name].append(time.perf_counter() - start)
+    return {name: 1000 * float(np.median(found)) for name, found in times.items()}
