@@ -30,11 +30,15 @@ def get_study() -> Study:
         "`dense_ce` at the others' learning rate",
         [*rows["dense_ce"].overrides, faster],
     )
-    rows["sequential_mixed_0.3_longer"] = Row(
-        "`sequential_mixed_0.3` with twice the epochs to prune and fine-tune",
-        [*rows["sequential_mixed_0.3"].overrides, "student.epochs=6"],
-        start_from="dense_kd",
-    )
+    for macs in (0.35, 0.3):
+        rows[f"sequential_mixed_{macs}_longer"] = Row(
+            f"mixed at {round(100 * macs)} %, with 6 epochs to prune and fine-tune",
+            [
+                *rows["sequential_mixed_0.3"].overrides,
+                {"pruning.macs": macs, "student.epochs": 6},
+            ],
+            start_from="dense_kd",
+        )
     return Study(
         name="cifar10_cpu",
         title="CIFAR-10, reduced: the parts of the method",
