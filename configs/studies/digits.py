@@ -2,7 +2,7 @@
 
     python launch.py --job=study --study=configs/studies/digits.py
 
-Cost: about a quarter of an hour on 2 CPU cores, for 16 runs.
+Cost: about a quarter of an hour on 2 CPU cores, for 19 runs.
 Expected: most rows within a few points of the teacher; the 500 test images, 0.2 points
 each, are too few to rank them.
 """
