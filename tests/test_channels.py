@@ -181,6 +181,7 @@ def test_units_leave_the_planned_widths_and_never_come_apart(
     assert density(compacted.variables["masks"]) == 1.0
 
 
+@pytest.mark.slow
 def test_weights_within_units_keep_their_number() -> None:
     model, variables = built()
     params = variables["params"]
