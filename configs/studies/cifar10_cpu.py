@@ -3,7 +3,7 @@
     python launch.py --config=configs/cifar10_cpu.py --job=prepare
     python launch.py --job=study --study=configs/studies/cifar10_cpu.py
 
-Cost: about 3 hours on 2 CPU cores for 25 runs, in any number of sittings and, with
+Cost: about 4 hours on 2 CPU cores for 30 runs, in any number of sittings and, with
 --rows, on several machines.
 Expected: see results/cifar10_cpu.
 """
