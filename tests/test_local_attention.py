@@ -167,19 +167,20 @@ def rows_anew(cotangent, inputs, **options):
 
 @pytest.mark.parametrize("border", BORDERS)
 @pytest.mark.parametrize(
-    ("batch", "height", "count"), [(1, 6, 6), (2, 6, 3), (1, 9, 3)]
+    ("batch", "height", "heads", "count"),
+    [(1, 6, 2, 6), (2, 6, 2, 3), (1, 9, 2, 3), (1, 6, 1, 6)],
 )
 def test_strips_side_by_side_are_the_whole_image(
-    monkeypatch, border, batch, height, count
+    monkeypatch, border, batch, height, heads, count
 ):
-    inputs = to_float32(*make_inputs(height, 3, 5, batch=batch))
+    inputs = to_float32(*make_inputs(height, 3, 5, batch=batch, heads=heads))
     cotangent = np.random.default_rng(1).normal(size=inputs[0].shape)
 
     def run(images):
         monkeypatch.setattr(row_attention, "_SIDE_BY_SIDE", images)
         return rows_anew(cotangent, inputs, kernel_size=5, border=border)
 
-    assert row_attention.strip_count(batch, height, 3, 2, 1) == count
+    assert row_attention.strip_count(batch, height, 3, heads, 1) == count
     in_strips, gradients = run(8)
     whole, whole_gradients = run(1)
     np.testing.assert_allclose(in_strips, whole, atol=1e-6)
