@@ -39,6 +39,8 @@ LIMITS = (
     Limit("*.epochs", lambda v: v >= 1, "at least 1"),
     Limit("student.kernel_size", lambda v: v >= 1 and v % 2 == 1, "odd and at least 1"),
     Limit("student.heads", lambda v: v >= 1, "at least 1"),
+    Limit("student.embedding_scale", lambda v: v >= 0, "at least 0"),
+    Limit("student.norm_momentum", lambda v: 0 <= v < 1, "at least 0 and below 1"),
     Limit(
         "student.density",
         lambda v: 0 < v <= 1,

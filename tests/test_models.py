@@ -26,6 +26,7 @@ from alite_jax.models.resnet import (
     ResNet,
     create_model,
 )
+from alite_jax.models.stem import AttentionStem
 from alite_jax.ops.local_attention import local_attention
 from alite_jax.sparsity.masks import count_parameters
 from alite_jax.trees import named_leaves
@@ -269,12 +270,51 @@ def test_heads_share_the_embeddings_and_projections_have_no_bias():
     }
 
 
-def test_embeddings_start_with_the_variance_of_one_head():
-    layer = LocalSelfAttention(512, kernel_size=31, heads=4)
+@pytest.mark.parametrize("scale", [0.0, 1.0, 3.0])
+@pytest.mark.parametrize("operator", [LocalSelfAttention, AttentionStem])
+def test_embeddings_start_with_the_scaled_variance_of_one_head(operator, scale):
+    layer = operator(512, kernel_size=31, heads=4, embedding_scale=scale)
     variables = quick_jit(layer.init)(jax.random.key(0), jnp.zeros((1, 1, 1, 8)))
     params = variables["params"]
     for name in ("row_embeddings", "column_embeddings"):
-        np.testing.assert_allclose(np.std(params[name]), 128**-0.5, rtol=0.05)
+        np.testing.assert_allclose(
+            np.std(params[name]), scale * 128**-0.5, rtol=0.05, atol=0
+        )
+
+
+def test_the_networks_take_the_start_of_embeddings_and_the_momentum_of_statistics():
+    model = create_model(
+        "resnet26_attention_conv12",
+        num_classes=10,
+        width=8,
+        stem="attention",
+        embedding_scale=0.0,
+        norm_momentum=0.75,
+    )
+    images = jnp.asarray(normal(4, 8, 8, 3))
+    init = quick_jit(functools.partial(model.init, train=False))
+    variables = init(jax.random.key(0), images)
+    tables = {
+        path: leaf
+        for path, leaf in named_leaves(variables["params"])
+        if path.endswith(("row_embeddings", "column_embeddings"))
+    }
+    assert {path.split("/")[0] for path in tables} >= {"stem", "stage4_block1"}
+    assert not any(np.any(table) for table in tables.values())
+    # New statistics are a mean of 0 and a variance of 1, of which 0.75 stays.
+    train = quick_jit(
+        functools.partial(model.apply, train=True, mutable=["batch_stats"])
+    )
+    _, changed = train(variables, images)
+    stem = changed["batch_stats"]["stem_norm"]
+    stem_module = model.stem(features=8, dtype=jnp.float32, name="stem")
+    maps = stem_module.apply({"params": variables["params"]["stem"]}, images)
+    np.testing.assert_allclose(
+        stem["mean"], 0.25 * np.mean(maps, axis=(0, 1, 2)), atol=1e-6
+    )
+    np.testing.assert_allclose(
+        stem["var"], 0.75 + 0.25 * np.var(maps, axis=(0, 1, 2)), rtol=1e-5
+    )
 
 
 @pytest.mark.parametrize(

@@ -128,8 +128,8 @@ class LocalSelfAttention(nn.Module):
 
     Dense projections to queries, keys and values without bias, no scale, no output
     projection; row and column embeddings are shared by the heads and start at
-    N(0, 1 / head_dim). Attention runs at the resolution of the input; a stride of 2
-    appends a 2x2 average pooling.
+    N(0, embedding_scale^2 / head_dim). Attention runs at the resolution of the input; a
+    stride of 2 appends a 2x2 average pooling.
 
     Attributes:
         features: output channels.
@@ -137,6 +137,7 @@ class LocalSelfAttention(nn.Module):
         kernel_size: odd side of the window, in pixels.
         heads: the most heads; see `heads_for`.
         border: `"zero"` or `"mask"`; see `local_attention`.
+        embedding_scale: of new embeddings, as above.
         method: how to compute it; see `local_attention`.
         dims: the widths of its heads, which may differ once weights were cut out;
             None makes `heads` equal parts of `features`.
@@ -148,6 +149,7 @@ class LocalSelfAttention(nn.Module):
     kernel_size: int = 7
     heads: int = 8
     border: str = "zero"
+    embedding_scale: float = 1.0
     method: str = "auto"
     dims: HeadDims | None = None
     dtype: Any = jnp.float32
@@ -173,7 +175,7 @@ class LocalSelfAttention(nn.Module):
         rows, columns = (
             self.param(
                 name,
-                nn.initializers.normal(qk**-0.5),
+                nn.initializers.normal(self.embedding_scale * qk**-0.5),
                 (self.kernel_size, qk // 2),
                 jnp.float32,
             ).astype(self.dtype)

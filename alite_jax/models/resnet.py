@@ -33,7 +33,14 @@ STEMS = ("conv", "attention")
 
 # Options of `create_model` that are fields of the student's configuration; a teacher,
 # which is convolutional, has the defaults.
-STUDENT_OPTIONS = ("kernel_size", "heads", "border", "stem")
+STUDENT_OPTIONS = (
+    "kernel_size",
+    "heads",
+    "border",
+    "stem",
+    "embedding_scale",
+    "norm_momentum",
+)
 
 # Pruning leaves channels without any input, whose variance is 0: the gradients of their
 # absent weights grow by 1 / sqrt(epsilon). With the customary 1e-5 they dwarf all
@@ -98,6 +105,8 @@ def create_model(
     heads: int = 8,
     border: str = "zero",
     stem: str = "conv",
+    embedding_scale: float = 1.0,
+    norm_momentum: float = 0.9,
     axis_name: str | None = None,
     dtype: Any = jnp.float32,
     widths: tuple[BlockWidths, ...] | None = None,
@@ -112,6 +121,8 @@ def create_model(
         heads: the most attention heads a layer may have.
         border: `"zero"` or `"mask"`; see `local_attention`.
         stem: `"conv"` or `"attention"`; see `AttentionStem`.
+        embedding_scale: of new position embeddings; see `LocalSelfAttention`.
+        norm_momentum: fraction of BatchNorm's running statistics that a step keeps.
         axis_name: mapped axis over which BatchNorm shares its statistics in training.
         dtype: of the computation; parameters, statistics and logits are float32.
         widths: of each block in their order, for a compacted network.
@@ -124,8 +135,9 @@ def create_model(
     if stem not in STEMS:
         raise ConfigError(f"models: unknown stem {stem!r}; {nearest(stem, STEMS)}")
     spec = MODELS[name]
+    embedded = {"border": border, "embedding_scale": embedding_scale}
     attention = partial(
-        LocalSelfAttention, kernel_size=kernel_size, heads=heads, border=border
+        LocalSelfAttention, kernel_size=kernel_size, heads=heads, **embedded
     )
     spatial: dict[str, Operator] = {"conv": Conv3x3, "attention": attention}
     return ResNet(
@@ -133,7 +145,8 @@ def create_model(
         spatial=tuple(spatial[operator] for operator in spec.operators),
         num_classes=num_classes,
         width=width,
-        stem=Conv3x3 if stem == "conv" else partial(AttentionStem, border=border),
+        stem=Conv3x3 if stem == "conv" else partial(AttentionStem, **embedded),
+        norm_momentum=norm_momentum,
         axis_name=axis_name,
         dtype=dtype,
         widths=widths,
@@ -196,6 +209,7 @@ class ResNet(nn.Module):
         num_classes: size of the logits.
         width: channels of the stem; stage s works with `width * 2**s`.
         stem: builds the stem from `features`, `dtype` and `name`.
+        norm_momentum: fraction of BatchNorm's running statistics that a step keeps.
         axis_name: mapped axis over which BatchNorm shares its statistics in training.
         dtype: of the computation; parameters, statistics and logits are float32.
         widths: of each block in their order; None for those of the stages.
@@ -206,6 +220,7 @@ class ResNet(nn.Module):
     num_classes: int
     width: int = 64
     stem: Operator = Conv3x3
+    norm_momentum: float = 0.9
     axis_name: str | None = None
     dtype: Any = jnp.float32
     widths: tuple[BlockWidths, ...] | None = None
@@ -236,7 +251,7 @@ class ResNet(nn.Module):
         norm = partial(
             nn.BatchNorm,
             use_running_average=not train,
-            momentum=0.9,
+            momentum=self.norm_momentum,
             epsilon=NORM_EPSILON,
             axis_name=self.axis_name,
             dtype=self.dtype,

@@ -32,8 +32,8 @@ class AttentionStem(nn.Module):
 
     Same resolution in and out; BatchNorm and ReLU follow, as after a convolution.
     Embeddings have as many numbers as a head has channels. Those of rows and columns
-    start at N(0, 1 / head_dim), those of the mixture at N(0, 1), so that the shares
-    differ from place to place from the start.
+    start at N(0, embedding_scale^2 / head_dim), those of the mixture at N(0, 1), so
+    that the shares differ from place to place from the start.
 
     Attributes:
         features: output channels.
@@ -41,6 +41,7 @@ class AttentionStem(nn.Module):
         mixtures: value kernels (4 in the public codes; the paper does not say).
         heads: the most heads (4 in the paper); see `heads_for`.
         border: `"zero"` or `"mask"`; see `stem_attention`.
+        embedding_scale: of new row and column embeddings, as above.
         dtype: of the large products; parameters, logits and softmax are float32.
     """
 
@@ -49,6 +50,7 @@ class AttentionStem(nn.Module):
     mixtures: int = 4
     heads: int = 4
     border: str = "zero"
+    embedding_scale: float = 1.0
     dtype: Any = jnp.float32
 
     @nn.compact
@@ -66,13 +68,14 @@ class AttentionStem(nn.Module):
             Kernel(shape, name="key")(),
             Kernel((self.mixtures, *shape), separate, name="value")(),
         ]
+        positions = self.embedding_scale * size**-0.5
         embeddings = [
             self.param(
                 name, nn.initializers.normal(scale), (entries, size), jnp.float32
             )
             for name, entries, scale in (
-                ("row_embeddings", self.kernel_size, size**-0.5),
-                ("column_embeddings", self.kernel_size, size**-0.5),
+                ("row_embeddings", self.kernel_size, positions),
+                ("column_embeddings", self.kernel_size, positions),
                 ("mixture_embeddings", self.mixtures, 1.0),
             )
         ]
