@@ -135,7 +135,7 @@ def create_model(
     if stem not in STEMS:
         raise ConfigError(f"models: unknown stem {stem!r}; {nearest(stem, STEMS)}")
     spec = MODELS[name]
-    embedded = {"border": border, "embedding_scale": embedding_scale}
+    embedded: dict[str, Any] = {"border": border, "embedding_scale": embedding_scale}
     attention = partial(
         LocalSelfAttention, kernel_size=kernel_size, heads=heads, **embedded
     )
