@@ -3,7 +3,7 @@
     python launch.py --config=configs/cifar10_cpu.py --job=prepare
     python launch.py --job=study --study=configs/studies/cifar10_cpu.py
 
-Cost: about 4 hours on 2 CPU cores for 32 runs, in any number of sittings and, with
+Cost: about 4 hours on 2 CPU cores for 30 runs, in any number of sittings and, with
 --rows, on several machines.
 Expected: see results/cifar10_cpu.
 """
@@ -39,17 +39,6 @@ def get_study() -> Study:
             ],
             start_from="dense_kd",
         )
-    rows["joint_0.1_longer"] = Row(
-        "the method with the long road's epochs",
-        [*rows["joint_0.1"].overrides, {"student.epochs": 6}],
-    )
-    rows["mixed_0.35_gradual_longer"] = Row(
-        "mixed at 35 % in one pass, with the long road's epochs",
-        [
-            *rows["mixed_0.5_gradual"].overrides,
-            {"pruning.macs": 0.35, "student.epochs": 9},
-        ],
-    )
     return Study(
         name="cifar10_cpu",
         title="CIFAR-10, reduced: the parts of the method",
