@@ -14,13 +14,12 @@ from dataclasses import replace
 
 from alite_jax.study.declaration import Row, Study
 from alite_jax.study.declaration import get_study as named_study
-from alite_jax.study.method import short_training
 
 
 def get_study() -> Study:
     """Returns the study."""
     short = named_study("cifar10_cpu")
-    mixed = short.rows["mixed_0.5_gradual"]
+    longer = {"student.epochs": 6}
     return replace(
         short,
         name="longer_cifar10_cpu",
@@ -28,12 +27,18 @@ def get_study() -> Study:
         description=(
             "As cifar10_cpu, with the same teachers of 3 epochs; the students have 6."
         ),
-        overrides=[short_training(epochs=3), "student.epochs=6"],
         rows={
-            "joint_0.1": replace(short.rows["joint_0.1"], seeds=(0,)),
+            "joint_0.1": Row(
+                short.rows["joint_0.1"].question,
+                [*short.rows["joint_0.1"].overrides, longer],
+            ),
             "mixed_0.35_gradual": Row(
                 "35 % of the MACs and a tenth of the weights, pruned from dense",
-                [*mixed.overrides, "pruning.macs=0.35"],
+                [
+                    *short.rows["mixed_0.5_gradual"].overrides,
+                    {"pruning.macs": 0.35},
+                    longer,
+                ],
             ),
         },
     )
