@@ -1,5 +1,6 @@
 """Several processes and several devices train what one does."""
 
+import json
 import shutil
 import signal
 from pathlib import Path
@@ -70,6 +71,43 @@ def test_only_the_first_process_writes(together: Path) -> None:
     densities = 5
     assert len(lines) == 2 * 4 + 5 * 4 + evaluations + densities
     assert lines == sorted(lines, key=lambda line: (line[0] != "teacher", line[1]))
+
+
+@pytest.mark.slow
+def test_a_structure_in_two_processes(tfds_data_dir: Path, tmp_path: Path) -> None:
+    """Every process cuts out the same units."""
+    fields = (
+        *("student.width=16", "pruning.structure=heads", "pruning.macs=0.6"),
+        *("student.density=0.3", "pruning.every_steps=1"),
+    )
+    end(begin(tmp_path / "alone", 2, *fields))
+    end(*begin_together(tmp_path / "together", 2, 1, *fields))
+    alone, together = tmp_path / "alone", tmp_path / "together"
+    assert_close_runs(together, alone, *fields, tolerance=TOLERANCE)
+
+
+@pytest.mark.slow
+def test_a_study_in_two_processes(tfds_data_dir: Path, tmp_path: Path) -> None:
+    """One start from another included; only the first process publishes."""
+    end(begin(tmp_path / "alone", 2, "study"))
+    end(*begin_together(tmp_path / "together", 2, 1, "study"))
+    files = {
+        name: {
+            path.relative_to(tmp_path / name / "out"): path.read_text()
+            for path in (tmp_path / name / "out").rglob("*.json")
+        }
+        for name in ("alone", "together")
+    }
+    assert len(files["alone"]) == 3
+    assert files["together"].keys() == files["alone"].keys()
+    for path, text in files["alone"].items():
+        ours, theirs = (
+            json.loads(record)["summary"] for record in (files["together"][path], text)
+        )
+        networks = theirs.keys() & {"teacher", "student"}
+        assert networks
+        for network in networks:
+            assert ours[network] == pytest.approx(theirs[network], abs=TOLERANCE)
 
 
 @pytest.mark.parametrize(

@@ -9,29 +9,15 @@ from typing import Any
 
 import pytest
 from fitting import Stop, failing
-from tiny import SETTINGS, run_command
+from tiny import TINY, run_command
 
 import alite_jax
 from alite_jax.config_files import config_directory, load_config_file
 from alite_jax.errors import CheckpointError, ConfigError, TrainingError
 from alite_jax.study import run as run_module
-from alite_jax.study.declaration import Row, Study, study_names, study_runs
+from alite_jax.study.declaration import Row, study_names, study_runs
 from alite_jax.study.record import make_record, read_record
 from alite_jax.training.metrics import read_metrics
-
-TINY = Study(
-    name="tiny",
-    title="A tiny study",
-    description="Of nothing in particular.",
-    config="digits",
-    overrides=[SETTINGS, {"student.epochs": 2}],
-    rows={
-        "dense": Row("dense", "student.density=1"),
-        "again": Row("sparse later", "pruning.method=gradual", start_from="dense"),
-    },
-    command="python launch.py --job=study --study=tiny",
-)
-
 
 pytestmark = pytest.mark.usefixtures("models")
 

@@ -20,6 +20,7 @@ from alite_jax.data.sources import Split
 from alite_jax.data.specs import DATASETS
 from alite_jax.deploy import export
 from alite_jax.models import resnet
+from alite_jax.study.declaration import Row, Study
 from alite_jax.training.evaluation import Data
 from alite_jax.training.step import AXIS
 
@@ -43,6 +44,19 @@ SETTINGS = {
     "logging.progress": False,
     "logging.tensorboard": False,
 }
+
+TINY = Study(
+    name="tiny",
+    title="A tiny study",
+    description="Of nothing in particular.",
+    config="digits",
+    overrides=[SETTINGS, {"student.epochs": 2}],
+    rows={
+        "dense": Row("dense", "student.density=1"),
+        "again": Row("sparse later", "pruning.method=gradual", start_from="dense"),
+    },
+    command="python launch.py --job=study --study=tiny",
+)
 
 
 class TwoLayers(nn.Module):

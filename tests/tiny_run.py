@@ -1,6 +1,7 @@
 """A run of the tiny networks in a process of its own: to be killed, or one of several.
 
     python tests/tiny_run.py FOLDER DEVICES [FIELD=VALUE ...] [-- ADDRESS COUNT INDEX]
+    python tests/tiny_run.py FOLDER DEVICES study [-- ADDRESS COUNT INDEX]
 
 Ends with 0, or as launch.py would.
 """
@@ -10,7 +11,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import jax
-from tiny import tiny_config, tiny_models
+from tiny import TINY, tiny_config, tiny_models
 
 import alite_jax
 from alite_jax.errors import AliteError, StoppedError
@@ -30,9 +31,12 @@ def main(arguments: Sequence[str]) -> int:
         address, count, index = place.split()
         connect(address, int(count), int(index))
     with tiny_models():
-        config = alite_jax.override(tiny_config(), overrides)
         try:
-            alite_jax.train(config, folder)
+            if overrides == ["study"]:
+                alite_jax.run_study(TINY, f"{folder}/work", f"{folder}/out")
+            else:
+                config = alite_jax.override(tiny_config(), overrides)
+                alite_jax.train(config, folder)
         except StoppedError as error:
             print(error, file=sys.stderr)
             return 128 + error.signal
