@@ -6,7 +6,7 @@
 The long road there distils for 3 epochs, then prunes and fine-tunes for 3. Here the
 single pass has the same teacher and the same 6 epochs.
 
-Cost: about half an hour on one CPU core for each run.
+Cost: about half an hour on one CPU core for each of 3 runs.
 Expected: see results/longer_cifar10_cpu.
 """
 
@@ -39,6 +39,7 @@ def get_study() -> Study:
                     {"pruning.macs": 0.35},
                     longer,
                 ],
+                seeds=(0, 1),
             ),
         },
     )
