@@ -33,14 +33,9 @@ STEMS = ("conv", "attention")
 
 # Options of `create_model` that are fields of the student's configuration; a teacher,
 # which is convolutional, has the defaults.
-STUDENT_OPTIONS = (
-    "kernel_size",
-    "heads",
-    "border",
-    "stem",
-    "embedding_scale",
-    "norm_momentum",
-)
+STUDENT_OPTIONS = ("kernel_size", "heads", "border", "stem")
+# More of them, which say how it starts and trains: no finished network depends on them.
+TRAINING_OPTIONS = ("embedding_scale", "norm_momentum")
 
 # Pruning leaves channels without any input, whose variance is 0: the gradients of their
 # absent weights grow by 1 / sqrt(epsilon). With the customary 1e-5 they dwarf all

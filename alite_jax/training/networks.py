@@ -18,7 +18,12 @@ from alite_jax.deploy.compact import (
     widths_from_json,
 )
 from alite_jax.errors import CheckpointError
-from alite_jax.models.resnet import STUDENT_OPTIONS, ResNet, create_model
+from alite_jax.models.resnet import (
+    STUDENT_OPTIONS,
+    TRAINING_OPTIONS,
+    ResNet,
+    create_model,
+)
 from alite_jax.sparsity.masks import dense_masks, init_masks, magnitude_masks
 from alite_jax.training.checkpoints import Checkpoints
 from alite_jax.training.evaluation import Data
@@ -55,7 +60,8 @@ def create_networks(config: Any, data: Data, folder: Path) -> tuple[Network, Net
 
     student = config.student
     options = {name: student[name] for name in STUDENT_OPTIONS}
-    described = _model(student, config.compute, data, options)
+    training = {name: student[name] for name in TRAINING_OPTIONS}
+    described = _model(student, config.compute, data, options, training)
     start: Start | None = None
     if student.init_workdir:
         start, described = _start(config, described, folder, data)
@@ -83,7 +89,7 @@ def create_networks(config: Any, data: Data, folder: Path) -> tuple[Network, Net
             ),
             make_masks=_no_masks,
             folder=teacher_folder / "teacher",
-            **_model(config.teacher, config.compute, data, {}),
+            **_model(config.teacher, config.compute, data, {}, {}),
         ),
         pupil,
     )
@@ -222,12 +228,16 @@ def _with_widths(described: dict[str, Any], widths: list[list[int]]) -> dict[str
 
 
 def _model(
-    config: Any, compute: Any, data: Data, options: dict[str, Any]
+    config: Any,
+    compute: Any,
+    data: Data,
+    options: dict[str, Any],
+    training: dict[str, Any],
 ) -> dict[str, Any]:
     """The fields `model` and `identity` of a network, after a dry run of the model.
 
-    How it is computed is not part of the identity: the parameters are of the same
-    model, and a teacher of one dtype may teach a student of another.
+    How it is computed and trained is not part of the identity: the parameters are of
+    the same model, and a teacher of one dtype may teach a student of another.
     """
     settings = {"width": config.width, "num_classes": data.spec.num_classes, **options}
     model = create_model(
@@ -235,6 +245,7 @@ def _model(
         axis_name=AXIS if compute.batch_norm == "global" else None,
         dtype=jnp.dtype(compute.dtype),
         **settings,
+        **training,
     )
     images = jax.ShapeDtypeStruct((1, *data.image_shape), jnp.float32)
     # What cannot be built must stop the run now and not after hours of the teacher.
