@@ -62,15 +62,17 @@ def test_maps_are_those_of_the_layer(network: tuple[Any, Any]) -> None:
     layers = {}
 
     def look(following: Any, args: Any, kwargs: Any, context: Any) -> Any:
-        layers["/".join(context.module.path)] = following(*args, **kwargs)
-        return layers["/".join(context.module.path)]
+        result = following(*args, **kwargs)
+        layers["/".join(context.module.path)] = args, result
+        return result
 
     inputs = normalize(jnp.asarray(images), spec.mean, spec.std)
     with nn.intercept_methods(look):
         model.apply(variables, inputs, train=False)
-    values = layers["stage1_block1/spatial/value"].reshape(2, 8, 8, 2, 8)
+    (inputs,), found = layers["stage1_block1/spatial"]
+    _, kernel = layers["stage1_block1/spatial/value"]
+    values = (inputs @ kernel).reshape(2, 8, 8, 2, 8)
     output = jnp.einsum("bijhuv,bijuvhd->bijhd", maps, unfold(values, 3))
-    found = layers["stage1_block1/spatial"]
     np.testing.assert_allclose(output.reshape(found.shape), found, atol=1e-4)
 
 

@@ -357,7 +357,8 @@ def macs_of_modules(model, side):
             found += math.prod(output.shape[1:-1]) * kernel.size
         elif isinstance(module, LocalSelfAttention):
             window = 2 * module.kernel_size**2 + module.kernel_size
-            found += math.prod(args[0].shape[1:-1]) * module.features * window
+            products = 3 * args[0].shape[-1] + window
+            found += math.prod(args[0].shape[1:-1]) * module.features * products
         return output
 
     def run(key):

@@ -10,7 +10,7 @@ import numpy as np
 from alite_jax.data.augment import normalize
 from alite_jax.data.specs import DatasetSpec
 from alite_jax.errors import ConfigError, nearest
-from alite_jax.models.layers import LocalSelfAttention
+from alite_jax.models.layers import LocalSelfAttention, pointwise
 from alite_jax.ops.window_weights import window_weights
 
 
@@ -37,20 +37,14 @@ def attention_maps(
     Raises:
         ConfigError: the network has no attention layer of this path.
     """
-    layers: dict[str, tuple[LocalSelfAttention, jax.Array, jax.Array]] = {}
-    projections: dict[str, jax.Array] = {}
+    layers: dict[str, tuple[LocalSelfAttention, jax.Array, Any]] = {}
 
     def look(following: Any, args: Any, kwargs: Any, context: Any) -> Any:
-        result = following(*args, **kwargs)
-        name = "/".join(context.module.path)
-        if context.method_name == "__call__":
-            if isinstance(context.module, LocalSelfAttention):
-                found = context.module.variables["params"]
-                embeddings = found["row_embeddings"], found["column_embeddings"]
-                layers[name] = (context.module, *embeddings)
-            elif name.rpartition("/")[2] in ("query", "key"):
-                projections[name] = result
-        return result
+        module = context.module
+        if context.method_name == "__call__" and isinstance(module, LocalSelfAttention):
+            name = "/".join(module.path)
+            layers[name] = (module, args[0], module.variables["params"])
+        return following(*args, **kwargs)
 
     inputs = normalize(jnp.asarray(images), spec.mean, spec.std)
     with nn.intercept_methods(look):
@@ -59,11 +53,13 @@ def attention_maps(
         raise ConfigError(
             f"the network has no attention layer {path!r}; {nearest(path, layers)}"
         )
-    layer, rows, columns = layers[path]
-    head_dim = 2 * rows.shape[1]
+    layer, maps, params = layers[path]
+    rows, columns = params["row_embeddings"], params["column_embeddings"]
     queries, keys = (
-        array.reshape(*array.shape[:-1], -1, head_dim)
-        for array in (projections[f"{path}/query"], projections[f"{path}/key"])
+        pointwise(maps, params[name]["kernel"], layer.dtype).reshape(
+            *maps.shape[:-1], -1, 2 * rows.shape[1]
+        )
+        for name in ("query", "key")
     )
     weights = window_weights(queries, keys, rows, columns, border=layer.border)
     return np.asarray(weights)

@@ -20,9 +20,9 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from alite_jax.models.layers import LocalSelfAttention
+from alite_jax.models.layers import Kernel, LocalSelfAttention
 from alite_jax.models.resnet import Bottleneck
-from alite_jax.models.stem import AttentionStem, Kernel
+from alite_jax.models.stem import AttentionStem
 
 
 @dataclass(frozen=True)
@@ -117,23 +117,32 @@ def _layers_of(
     if not own or isinstance(module, Kernel):  # The latter is counted where it is used.
         return
     layer = Layer(path, own, outputs=output.size)
+    pixels = _pixels(inputs[0])
     if isinstance(module, LocalSelfAttention):
+        for projection in _projections(path, params, pixels):
+            features = projection.shapes["kernel"][-1]
+            yield replace(projection, outputs=pixels * features)
         heads, qk, value = module.head_dims()
         window = module.kernel_size**2
         products = qk * (window + module.kernel_size) + value * window
-        yield replace(layer, core=_pixels(inputs[0]) * heads * products)
+        yield replace(layer, core=pixels * heads * products)
     elif isinstance(module, AttentionStem):
-        pixels = _pixels(inputs[0])
-        for name in ("query", "key", "value"):
-            shape = params[name]["kernel"].shape
-            weight = pixels * math.prod(shape)
-            yield Layer(f"{path}/{name}", {"kernel": shape}, weight=weight)
+        yield from _projections(path, params, pixels)
         window = (2 + module.mixtures) * module.kernel_size**2
         yield replace(layer, core=pixels * module.features * window)
     elif "kernel" in own:
         yield replace(layer, weight=_pixels(output) * math.prod(own["kernel"]))
     else:
         yield layer
+
+
+def _projections(path: str, params: Any, pixels: int) -> Iterator[Layer]:
+    """The kernels of a layer of attention, which multiplies them itself."""
+    for name in ("query", "key", "value"):
+        shape = params[name]["kernel"].shape
+        yield Layer(
+            f"{path}/{name}", {"kernel": shape}, weight=pixels * math.prod(shape)
+        )
 
 
 def _pixels(maps: Any) -> int:

@@ -56,12 +56,54 @@ def heads_for(channels: int, heads: int) -> int:
     return fitting
 
 
-class Pointwise(nn.Module):
+class Kernel(nn.Module):
+    """A kernel by itself, for operations that are more than one product with it.
+
+    Attributes:
+        shape: of the kernel.
+        initializer: called with a key, the shape and float32.
+    """
+
+    shape: tuple[int, ...]
+    initializer: Any = he_normal
+
+    @nn.compact
+    def __call__(self) -> jax.Array:
+        """Returns the kernel, float32."""
+        return self.param("kernel", self.initializer, self.shape, jnp.float32)
+
+
+def pointwise(inputs: jax.Array, kernel: jax.Array, dtype: Any) -> jax.Array:
     """A 1x1 convolution without bias, as a matrix product over the channels.
 
     The pixels of all images are one axis, so that the gradient of the kernel is a sum
     over one axis: over three, XLA on CPU transposes a copy first. `nn.Conv` is slower
     still.
+
+    Args:
+        inputs: `[batch, height, width, channels]`.
+        kernel: `[channels, features]`.
+        dtype: of the computation.
+
+    Returns:
+        `[batch, height, width, features]`, in `dtype`.
+    """
+    inputs, kernel = inputs.astype(dtype), kernel.astype(dtype)
+    if inputs.size == inputs.shape[-1]:
+        # LiteRT's converter (0.5.0) gives a product of one row the wrong rank.
+        return jax.lax.conv_general_dilated(
+            inputs,
+            kernel[None, None],
+            window_strides=(1, 1),
+            padding="VALID",
+            dimension_numbers=("NHWC", "HWIO", "NHWC"),
+        )
+    outputs = jnp.dot(inputs.reshape(-1, inputs.shape[-1]), kernel)
+    return outputs.reshape(*inputs.shape[:-1], kernel.shape[1])
+
+
+class Pointwise(nn.Module):
+    """The layer of `pointwise`.
 
     Attributes:
         features: output channels.
@@ -81,19 +123,7 @@ class Pointwise(nn.Module):
         kernel = self.param(
             "kernel", he_normal, (inputs.shape[-1], self.features), jnp.float32
         )
-        pixels = inputs.astype(self.dtype).reshape(-1, inputs.shape[-1])
-        kernel = kernel.astype(self.dtype)
-        if pixels.shape[0] == 1:
-            # LiteRT's converter (0.5.0) gives a product of one row the wrong rank.
-            return jax.lax.conv_general_dilated(
-                inputs.astype(self.dtype),
-                kernel[None, None],
-                window_strides=(1, 1),
-                padding="VALID",
-                dimension_numbers=("NHWC", "HWIO", "NHWC"),
-            )
-        outputs = jnp.dot(pixels, kernel)
-        return outputs.reshape(*inputs.shape[:-1], self.features)
+        return pointwise(inputs, kernel, self.dtype)
 
 
 class Conv3x3(nn.Module):
@@ -166,11 +196,16 @@ class LocalSelfAttention(nn.Module):
     def __call__(self, inputs: jax.Array) -> jax.Array:
         """Maps `[batch, height, width, channels]` to `[batch, h, w, features]`."""
         heads, qk, value = self.head_dims()
-        queries, keys, values = (
-            Pointwise(heads * dim, dtype=self.dtype, name=name)(inputs).reshape(
-                *inputs.shape[:-1], heads, dim
-            )
+        kernels = [
+            Kernel((inputs.shape[-1], heads * dim), name=name)()
             for name, dim in (("query", qk), ("key", qk), ("value", value))
+        ]
+        # One product reads the input once, which counts where maps are small.
+        maps = pointwise(inputs, jnp.concatenate(kernels, axis=1), self.dtype)
+        parts = jnp.split(maps, (heads * qk, 2 * heads * qk), axis=-1)
+        queries, keys, values = (
+            part.reshape(*part.shape[:-1], heads, dim)
+            for part, dim in zip(parts, (qk, qk, value), strict=True)
         )
         rows, columns = (
             self.param(

@@ -6,25 +6,8 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from alite_jax.models.layers import he_normal, heads_for
+from alite_jax.models.layers import Kernel, heads_for
 from alite_jax.ops.stem_attention import stem_attention
-
-
-class Kernel(nn.Module):
-    """A kernel by itself, for operations that are more than one product with it.
-
-    Attributes:
-        shape: of the kernel.
-        initializer: called with a key, the shape and float32.
-    """
-
-    shape: tuple[int, ...]
-    initializer: Any = he_normal
-
-    @nn.compact
-    def __call__(self) -> jax.Array:
-        """Returns the kernel, float32."""
-        return self.param("kernel", self.initializer, self.shape, jnp.float32)
 
 
 class AttentionStem(nn.Module):
