@@ -60,14 +60,9 @@ def quick_compilation() -> Iterator[None]:
     jax.config.update("jax_disable_most_optimizations", False)
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("quick_compilation")
-@pytest.mark.parametrize(
-    "name",
-    [
-        name if name == "digits" else pytest.param(name, marks=pytest.mark.slow)
-        for name in NAMES
-    ],
-)
+@pytest.mark.parametrize("name", NAMES)
 def test_smoke_runs_to_the_end(
     tmp_path: Path, name: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
