@@ -8,11 +8,12 @@ import jax
 import numpy as np
 import pytest
 from archives import write_tfds
-from tiny import random_split, run_command
+from tiny import run_command
 
 import alite_jax
 from alite_jax.config_files import config_directory, config_names, load_config_file
-from alite_jax.data.specs import DATASETS
+from alite_jax.data.sources import Split
+from alite_jax.data.specs import DATASETS, DatasetSpec
 from alite_jax.training import loop
 from alite_jax.training.evaluation import Data
 from alite_jax.training.metrics import read_metrics
@@ -32,6 +33,13 @@ def test_the_docstring_has_the_command(name: str) -> None:
     assert (prepare in str(module.__doc__)) == (name in VERSIONS)
 
 
+def one_image(spec: DatasetSpec, side: int) -> Data:
+    """Something of the right shape."""
+    images = np.zeros((1, side, side, spec.image_shape[2]), np.uint8)
+    split = Split(images, np.zeros(1, np.int32))
+    return Data(spec, split, split)
+
+
 @pytest.mark.parametrize("argument", ["", ":smoke"])
 @pytest.mark.parametrize("name", NAMES)
 def test_both_networks_can_be_built(tmp_path: Path, name: str, argument: str) -> None:
@@ -39,9 +47,7 @@ def test_both_networks_can_be_built(tmp_path: Path, name: str, argument: str) ->
     config = alite_jax.get_config(name + argument)
     spec = DATASETS[config.data.name]
     side = config.data.image_size or spec.image_shape[0]
-    images = np.zeros((1, side, side, spec.image_shape[2]), np.uint8)
-    split = type(random_split(1))(images, np.zeros(1, np.int32))
-    networks = loop.create_networks(config, Data(spec, split, split), tmp_path)
+    networks = loop.create_networks(config, one_image(spec, side), tmp_path)
     teacher, student = (network.identity for network in networks)
     assert (teacher["model"], student["model"]) == (
         config.teacher.model,
@@ -50,6 +56,19 @@ def test_both_networks_can_be_built(tmp_path: Path, name: str, argument: str) ->
     assert teacher["num_classes"] == student["num_classes"] == spec.num_classes
     assert teacher["image_shape"] == [side, side, spec.image_shape[2]]
     assert not list(tmp_path.iterdir())
+
+
+def test_what_only_trains_a_network_is_no_part_of_its_identity(tmp_path: Path) -> None:
+    """Such fields may be added and changed, and its checkpoints stay readable."""
+    data = one_image(DATASETS["digits"], 8)
+    fields = {"student.embedding_scale": 3.0, "student.norm_momentum": 0.5}
+    students = [
+        loop.create_networks(alite_jax.get_config("digits", changes), data, tmp_path)[1]
+        for changes in ({}, fields)
+    ]
+    assert students[0].identity == students[1].identity
+    assert students[1].model.norm_momentum == 0.5
+    assert students[1].model.spatial[0].keywords["embedding_scale"] == 3.0
 
 
 @pytest.fixture
