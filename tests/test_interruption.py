@@ -110,8 +110,10 @@ def test_the_command_ends_with_the_status_of_the_signal(
     assert error.count("\n") == 1 and "after step 7" in error and "goes on" in error
 
 
-@pytest.mark.slow
-def test_kills_at_any_moment(models: None, tfds_data_dir: Path, tmp_path: Path) -> None:
+@pytest.mark.parametrize("kills", [1, pytest.param(3, marks=pytest.mark.slow)])
+def test_kills_at_any_moment(
+    models: None, tfds_data_dir: Path, tmp_path: Path, kills: int
+) -> None:
     """The short version of `python tests/kill_resume.py`."""
     assert tiny_config().student.epochs == 3
-    kill_and_resume(tmp_path, kills=3, seed=0)
+    kill_and_resume(tmp_path, kills, seed=0)

@@ -126,7 +126,6 @@ def test_a_run_goes_on_with_another_number_of_devices(
     assert_close_runs(folder, alone, LONG, tolerance=TOLERANCE)
 
 
-@pytest.mark.slow
 def test_a_signal_to_one_process_stops_all(together: Path, tmp_path: Path) -> None:
     long = "student.epochs=400"
     first, second = begin_together(tmp_path / "run", 2, 1, long)
