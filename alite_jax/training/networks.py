@@ -59,9 +59,7 @@ def create_networks(config: Any, data: Data, folder: Path) -> tuple[Network, Net
         teacher_folder = _finished("teacher", "workdir", config)
 
     student = config.student
-    options = {name: student[name] for name in STUDENT_OPTIONS}
-    training = {name: student[name] for name in TRAINING_OPTIONS}
-    described = _model(student, config.compute, data, options, training)
+    described = _model(student, config.compute, data)
     start: Start | None = None
     if student.init_workdir:
         start, described = _start(config, described, folder, data)
@@ -89,7 +87,7 @@ def create_networks(config: Any, data: Data, folder: Path) -> tuple[Network, Net
             ),
             make_masks=_no_masks,
             folder=teacher_folder / "teacher",
-            **_model(config.teacher, config.compute, data, {}, {}),
+            **_model(config.teacher, config.compute, data),
         ),
         pupil,
     )
@@ -227,18 +225,15 @@ def _with_widths(described: dict[str, Any], widths: list[list[int]]) -> dict[str
     return {"model": model, "identity": described["identity"] | {"widths": widths}}
 
 
-def _model(
-    config: Any,
-    compute: Any,
-    data: Data,
-    options: dict[str, Any],
-    training: dict[str, Any],
-) -> dict[str, Any]:
+def _model(config: Any, compute: Any, data: Data) -> dict[str, Any]:
     """The fields `model` and `identity` of a network, after a dry run of the model.
 
     How it is computed and trained is not part of the identity: the parameters are of
-    the same model, and a teacher of one dtype may teach a student of another.
+    the same model, and a teacher of one dtype may teach a student of another. A teacher
+    has no fields for a student's options.
     """
+    options = {name: config[name] for name in STUDENT_OPTIONS if name in config}
+    training = {name: config[name] for name in TRAINING_OPTIONS if name in config}
     settings = {"width": config.width, "num_classes": data.spec.num_classes, **options}
     model = create_model(
         config.model,
