@@ -1,6 +1,7 @@
 """Teacher and student as a configuration describes them."""
 
 import json
+from collections.abc import Iterable
 from contextlib import closing
 from functools import partial
 from pathlib import Path
@@ -59,7 +60,7 @@ def create_networks(config: Any, data: Data, folder: Path) -> tuple[Network, Net
         teacher_folder = _finished("teacher", "workdir", config)
 
     student = config.student
-    described = _model(student, config.compute, data)
+    described = _model(student, config.compute, data, STUDENT_OPTIONS, TRAINING_OPTIONS)
     start: Start | None = None
     if student.init_workdir:
         start, described = _start(config, described, folder, data)
@@ -225,22 +226,36 @@ def _with_widths(described: dict[str, Any], widths: list[list[int]]) -> dict[str
     return {"model": model, "identity": described["identity"] | {"widths": widths}}
 
 
-def _model(config: Any, compute: Any, data: Data) -> dict[str, Any]:
+def _model(
+    config: Any,
+    compute: Any,
+    data: Data,
+    options: Iterable[str] = (),
+    training: Iterable[str] = (),
+) -> dict[str, Any]:
     """The fields `model` and `identity` of a network, after a dry run of the model.
 
     How it is computed and trained is not part of the identity: the parameters are of
-    the same model, and a teacher of one dtype may teach a student of another. A teacher
-    has no fields for a student's options.
+    the same model, and a teacher of one dtype may teach a student of another.
+
+    Args:
+        config: of the network.
+        compute: the section of that name.
+        data: gives the shapes of images and logits.
+        options: fields of `config` that are options of the model.
+        training: the same, of those that only say how it trains.
     """
-    options = {name: config[name] for name in STUDENT_OPTIONS if name in config}
-    training = {name: config[name] for name in TRAINING_OPTIONS if name in config}
-    settings = {"width": config.width, "num_classes": data.spec.num_classes, **options}
+    settings = {
+        "width": config.width,
+        "num_classes": data.spec.num_classes,
+        **{name: config[name] for name in options},
+    }
     model = create_model(
         config.model,
         axis_name=AXIS if compute.batch_norm == "global" else None,
         dtype=jnp.dtype(compute.dtype),
         **settings,
-        **training,
+        **{name: config[name] for name in training},
     )
     images = jax.ShapeDtypeStruct((1, *data.image_shape), jnp.float32)
     # What cannot be built must stop the run now and not after hours of the teacher.
