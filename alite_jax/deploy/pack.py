@@ -10,7 +10,7 @@ A pruned array has a bit for each of its weights and the values of those that ar
 row-major order. Values are float32, float16, or int8: `value = integer * scale`, with a
 scale for each output channel, which is the last axis. What is never pruned (BatchNorm,
 biases, embeddings) and BatchNorm's running statistics are float32 with float32 values,
-float16 otherwise, or float32 again where float16 would overflow. Bytes of one
+float16 otherwise. Any array in which float16 would overflow is float32. Bytes of one
 significance lie together, each kind a stream of its own.
 
 Reading trusts nothing: the digest comes first, then every size is checked against what
@@ -33,6 +33,8 @@ from alite_jax.trees import named_leaves, nested
 MAGIC = b"ALITEPK\x01"
 _FIXED = len(MAGIC) + 32 + 4
 _ITEM = {"float32": 4, "float16": 2, "int8": 1}
+# 127 of it are the largest number of float32, the smallest is 2 to the power of -149.
+_LARGEST_SCALE = np.nextafter(np.finfo(np.float32).max / np.float32(127), np.float32(0))
 
 # Streams in their order, each with what a person calls it.
 _GROUPS = {
@@ -42,6 +44,7 @@ _GROUPS = {
     "dense": "never pruned: BatchNorm, biases, embeddings",
     "statistics": "BatchNorm's running statistics",
 }
+_DENSE = {"params": "dense", "batch_stats": "statistics"}  # Where there is no mask.
 
 
 @dataclass(frozen=True)
@@ -59,6 +62,7 @@ class Packed:
     sizes: dict[str, int]
 
 
+@np.errstate(over="ignore")  # What becomes infinite is refused.
 def pack(model: Mapping[str, Any], variables: Any, values: str = "int8") -> bytes:
     """Writes a network into bytes.
 
@@ -71,7 +75,8 @@ def pack(model: Mapping[str, Any], variables: Any, values: str = "int8") -> byte
         The content of the file.
 
     Raises:
-        PackedFileError: a value is not finite, or `values` is not known.
+        PackedFileError: a value is not finite, a mask does not fit, `values` is not
+            known, or `unpack` would refuse the names or `model`.
     """
     if values not in VALUES:
         raise PackedFileError(
@@ -82,21 +87,22 @@ def pack(model: Mapping[str, Any], variables: Any, values: str = "int8") -> byte
     arrays = []
     for collection in COLLECTIONS:
         for path, leaf in named_leaves(variables[collection]):
+            place = f"{collection}/{path}"
             array = np.asarray(leaf, np.float32)
             if not np.isfinite(array).all():
-                raise PackedFileError(
-                    f"{collection}/{path} has values that are not finite"
-                )
-            mask = np.asarray(masks[path] if collection == "params" else True)
+                raise PackedFileError(f"{place} has values that are not finite")
+            mask = np.asarray(masks.get(path) if collection == "params" else True)
             masked = mask.ndim > 0
-            kind = values if masked else _dense_kind(array, values)
-            arrays.append([f"{collection}/{path}", list(array.shape), kind, masked])
+            fits = mask.shape == array.shape if masked else mask
+            if mask.dtype != bool or not fits:
+                raise PackedFileError(f"{place} has no mask of its shape {array.shape}")
+            kept = array[mask].reshape(-1)
+            kind = values if masked and values == "int8" else _kind(kept, values)
+            arrays.append([place, list(array.shape), kind, masked])
             if not masked:
-                group = "dense" if collection == "params" else "statistics"
-                _append(streams, group, array.reshape(-1).astype(kind))
+                _append(streams, _DENSE[collection], kept.astype(kind))
                 continue
             streams["masks.0"] += np.packbits(mask, axis=None).tobytes()
-            kept = array[mask]
             if kind == "int8":
                 scales, kept = _quantize(array, mask)
                 _append(streams, "scales", scales)
@@ -149,7 +155,7 @@ def _append(streams: dict[str, bytearray], group: str, array: np.ndarray) -> Non
         streams[f"{group}.{plane}"] += planes[:, plane].tobytes()
 
 
-def _dense_kind(array: np.ndarray, values: str) -> str:
+def _kind(array: np.ndarray, values: str) -> str:
     fits = np.abs(array).max(initial=0) < np.finfo(np.float16).max
     return "float16" if values != "float32" and fits else "float32"
 
@@ -157,14 +163,15 @@ def _dense_kind(array: np.ndarray, values: str) -> str:
 def _quantize(array: np.ndarray, mask: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """Scales of the last axis, float32, and the kept values as integers.
 
-    Scales are rounded up to 8 bits of mantissa: the rest is zero and takes no room.
+    Scales are rounded up to 8 bits: the rest is zero and takes no room. Steps of the
+    smallest numbers have fewer bits, and 127 of the largest must not overflow.
     """
-    kept = np.where(mask, array, 0)
-    axes = tuple(range(array.ndim - 1))
-    scales = (np.abs(kept).max(axis=axes) / 127).astype(np.float32)
-    scales = (scales.view(np.uint32) + 0xFFFF & 0xFFFF0000).view(np.float32)
+    kept = np.where(mask, array, 0).astype(np.float64)
+    steps = np.abs(kept).max(axis=tuple(range(array.ndim - 1)), initial=0) / 127
+    unit = np.ldexp(1.0, np.maximum(np.frexp(steps)[1] - 8, -149))
+    scales = np.minimum(np.ceil(steps / unit) * unit, _LARGEST_SCALE)
     integers = np.rint(kept / np.where(scales > 0, scales, 1))
-    return scales, integers[mask].astype(np.int8)
+    return scales.astype(np.float32), integers[mask].astype(np.int8)
 
 
 def _read(data: bytes) -> tuple[dict[str, Any], dict[str, bytes], dict[str, int]]:
@@ -194,6 +201,8 @@ def _read(data: bytes) -> tuple[dict[str, Any], dict[str, bytes], dict[str, int]
     return header, streams, sizes
 
 
+# Stored bytes may be NaN and their products infinite, which is found further down.
+@np.errstate(all="ignore")
 def _rebuild(arrays: list[Any], streams: dict[str, bytes]) -> dict[str, Any]:
     """The variables; sizes are known before anything is decoded."""
     bits = [math.prod(shape) for _, shape, _, masked in arrays if masked]
@@ -212,8 +221,7 @@ def _rebuild(arrays: list[Any], streams: dict[str, bytes]) -> dict[str, Any]:
             if kind == "int8":
                 wanted["scales"].append(("float32", shape[-1]))
         else:
-            group = "dense" if path.startswith("params/") else "statistics"
-            wanted[group].append((kind, math.prod(shape)))
+            wanted[_DENSE[path.partition("/")[0]]].append((kind, math.prod(shape)))
     values = {
         group: iter(_values(group, wanted[group], streams))
         for group in _GROUPS
@@ -223,19 +231,21 @@ def _rebuild(arrays: list[Any], streams: dict[str, bytes]) -> dict[str, Any]:
     remaining = iter(masks)
     for path, shape, kind, masked in arrays:
         collection, _, name = path.partition("/")
-        if not masked:
-            group = "dense" if collection == "params" else "statistics"
-            array = next(values[group]).astype(np.float32).reshape(shape)
-            mask: Any = np.True_
-        else:
+        if masked:
             mask = next(remaining).reshape(shape)
             array = np.zeros(shape, np.float32)
             array[mask] = next(values["weights"])
-            if kind == "int8":
-                array *= next(values["scales"])
+        else:
+            mask = np.asarray(True)
+            array = next(values[_DENSE[collection]]).astype(np.float32).reshape(shape)
+        if kind == "int8":
+            scales = next(values["scales"])
+            array *= np.where(scales < 0, np.nan, scales)  # No size is negative.
+        if not np.isfinite(array).all():
+            raise PackedFileError(f"its {path} has values that are not finite")
         found[collection][name] = array
         if collection == "params":
-            found["masks"][name] = np.asarray(mask)
+            found["masks"][name] = mask
     return {name: nested(flat) for name, flat in found.items()}
 
 

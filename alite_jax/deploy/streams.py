@@ -43,7 +43,7 @@ def decode(coded: bytes, size: int, name: str) -> bytes:
         raise PackedFileError(
             f"its {name} would take {size} bytes, which {len(coded)} cannot stand for"
         )
-    if not coded:
+    if not coded and not size:
         return b""
     coder = zlib.decompressobj(-15)
     try:
