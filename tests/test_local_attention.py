@@ -272,6 +272,32 @@ def test_logits_of_thousands_stay_finite_and_right(method, border):
     assert_gradients_close(gradients, expected_gradients, atol=5e-4)
 
 
+EMPTY = [(0, 4, 5), (2, 0, 5), (2, 4, 0), (0, 1, 1), (0, 0, 0)]
+
+
+@pytest.mark.parametrize("dtype", [jnp.float32, jnp.bfloat16])
+@pytest.mark.parametrize("border", BORDERS)
+@pytest.mark.parametrize("method", [*METHODS, "auto"])
+def test_of_no_pixels_comes_nothing_and_no_gradient(method, border, dtype):
+    for batch, height, width in EMPTY:
+        inputs = make_inputs(height, width, 3, batch=batch)
+        inputs = [jnp.asarray(x, dtype) for x in inputs]
+        output, gradients = value_and_gradients(
+            inputs[0], *inputs, kernel_size=3, border=border, method=method
+        )
+        assert (output.shape, output.dtype) == (inputs[2].shape, dtype)
+        for gradient, array in zip(gradients, inputs, strict=True):
+            assert (gradient.shape, gradient.dtype) == (array.shape, dtype)
+            assert not gradient.any()
+
+
+def test_mistakes_are_found_where_there_are_no_images_too():
+    inputs = to_float32(*make_inputs(4, 4, 3, batch=0))
+    for options in ({"method": "fft"}, {"border": "wrap"}):
+        with pytest.raises(ConfigError, match="unknown"):
+            local_attention(*inputs, kernel_size=3, **options)
+
+
 def test_queries_with_nothing_outside_have_finite_gradients():
     # The window of the middle pixel touches no border, so its outside mass is zero.
     inputs = to_float32(*make_inputs(5, 5, 3, batch=1, heads=1))

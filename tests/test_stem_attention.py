@@ -77,6 +77,34 @@ def test_gradients_are_those_of_the_loops(border):
         np.testing.assert_allclose(found, slope, rtol=1e-3, atol=1e-3)
 
 
+@pytest.mark.parametrize("border", ["zero", "mask"])
+@pytest.mark.parametrize("shape", [(0, 5, 6), (2, 0, 6), (2, 5, 0)])
+def test_of_no_pixels_comes_nothing_and_no_gradient(shape, border):
+    _, *parameters = (jnp.asarray(x, jnp.float32) for x in inputs())
+    images = jnp.zeros((*shape, 3), jnp.bfloat16)
+    run = functools.partial(stem_attention, heads=2, border=border)
+    output, pullback = jax.vjp(run, images, *parameters)
+    assert (output.shape, output.dtype) == ((*shape, 8), jnp.bfloat16)
+    image_gradient, *gradients = pullback(output)
+    assert image_gradient.shape == images.shape
+    assert not any(gradient.any() for gradient in gradients)
+
+
+@pytest.mark.parametrize("border", ["zero", "mask"])
+def test_networks_take_no_images(border):
+    model = create_model(
+        "resnet26_attention", num_classes=3, width=8, stem="attention", border=border
+    )
+    shapes = jax.eval_shape(
+        functools.partial(model.init, train=False),
+        jax.random.key(0),
+        jax.ShapeDtypeStruct((1, 8, 8, 1), jnp.float32),
+    )
+    run = functools.partial(model.apply, train=False)
+    logits = jax.eval_shape(run, shapes, jax.ShapeDtypeStruct((0, 8, 8, 1), "float32"))
+    assert logits.shape == (0, 3)
+
+
 def test_shares_depend_on_the_place_and_sum_to_one():
     *_, row, column, mixture = (jnp.asarray(x, jnp.float32) for x in inputs())
     shares = mixture_shares(row, column, mixture)

@@ -74,8 +74,9 @@ def local_attention(
             static shapes on the default backend.
 
     Returns:
-        `[batch, height, width, heads, head_dim]` in the dtype of `values`. Logits and
-        softmax are float32 whatever the dtype of the inputs.
+        `[batch, height, width, heads, head_dim]` in the dtype of `values`, empty where
+        any of these is 0. Logits and softmax are float32 whatever the dtype of the
+        inputs.
 
     Raises:
         ConfigError: for an even kernel, an odd head_dim, an unknown border or method,
@@ -86,17 +87,20 @@ def local_attention(
         raise ConfigError(
             f"local_attention: unknown border {border!r}; {nearest(border, BORDERS)}"
         )
+    valid = (*METHODS, "auto")
+    if method not in valid:
+        raise ConfigError(
+            f"local_attention: unknown method {method!r}; {nearest(method, valid)}"
+        )
+    if 0 in queries.shape:
+        # Blocks, strips and groups of images are shares of what there is.
+        return jnp.zeros_like(values)
     if method == "auto":
         batch, height, width, _, head_dim = queries.shape
         # `rows` arranges a known number of images; with a free batch dimension there
         # is none.
         backend = jax.default_backend() if isinstance(batch, int) else "any"
         method = fastest(height, width, head_dim, kernel_size, backend)
-    if method not in METHODS:
-        valid = (*METHODS, "auto")
-        raise ConfigError(
-            f"local_attention: unknown method {method!r}; {nearest(method, valid)}"
-        )
     return METHODS[method](
         queries, keys, values, row_embeddings, column_embeddings, border=border
     )

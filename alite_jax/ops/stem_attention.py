@@ -63,8 +63,8 @@ def stem_attention(
             and value are 0); `"mask"` leaves them out of the softmax.
 
     Returns:
-        `[batch, height, width, features]` in the dtype of `images`. Logits and both
-        softmaxes are float32.
+        `[batch, height, width, features]` in the dtype of `images`, empty where any of
+        these is 0. Logits and both softmaxes are float32.
 
     Raises:
         ConfigError: for heads that do not divide the features, or an unknown border.
@@ -79,6 +79,8 @@ def stem_attention(
         raise ConfigError(
             f"stem_attention: unknown border {border!r}; {nearest(border, BORDERS)}"
         )
+    if 0 in images.shape[:-1]:
+        return jnp.zeros((*images.shape[:-1], features), images.dtype)
     attend = jax.checkpoint(partial(_attend, heads=heads, border=border))
     return attend(
         images,
