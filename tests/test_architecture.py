@@ -24,40 +24,54 @@ LARGEST = 320  # lines
 ALLOWED = {
     "allocator": set(),
     "errors": set(),
+    "jax_settings": set(),
+    "paths": {"errors"},
     "schedules": set(),
     "trees": set(),
     "ops": {"errors"},
     "sparsity": {"errors", "schedules", "trees"},
     "distillation": {"errors"},
-    "data": {"errors"},
+    "data": {"errors", "paths"},
     "models": {"errors", "ops"},
     "analysis": {"data", "errors", "models", "ops", "sparsity", "trees"},
-    "deploy": {"analysis", "data", "errors", "models", "ops", "sparsity", "trees"},
+    "deploy": {
+        *("analysis", "data", "errors", "jax_settings", "models", "ops", "paths"),
+        *("sparsity", "trees"),
+    },
     "predict": {"deploy", "errors"},
-    "config_files": {"errors"},
+    "config_files": {"errors", "paths"},
     # The names that a field may hold come from the tables themselves.
     "validation": {
         *("data", "distillation", "errors", "models", "ops", "schedules", "sparsity"),
     },
     "config": {"config_files", "errors", "validation"},
+    "run_config": {"config", "errors", "paths"},
     "config_docs": {"analysis", "config", "config_files"},
     "training": {
         *("analysis", "config", "data", "deploy", "distillation", "errors"),
-        *("models", "ops", "schedules", "sparsity", "trees"),
+        *("jax_settings", "models", "ops", "paths", "run_config", "schedules"),
+        *("sparsity", "trees"),
     },
     "exporting": {
-        *("analysis", "config", "data", "deploy", "models", "sparsity", "training"),
+        *("analysis", "config", "data", "deploy", "jax_settings", "models", "paths"),
+        *("sparsity", "training"),
     },
     "planning": {
-        *("analysis", "config", "data", "deploy", "errors", "models", "sparsity"),
+        *("analysis", "config", "data", "deploy", "errors", "jax_settings", "models"),
+        *("sparsity", "training", "trees"),
+    },
+    "study": {
+        *("analysis", "config", "config_files", "errors", "paths", "run_config"),
+        *("training", "validation"),
+    },
+    "reporting": {
+        *("analysis", "config", "data", "errors", "jax_settings", "paths"),
         *("training", "trees"),
     },
-    "study": {"analysis", "config", "config_files", "errors", "training"},
-    "reporting": {"analysis", "config", "data", "errors", "training", "trees"},
     "__init__": {"config", "exporting", "planning", "reporting", "study", "training"},
     "jobs": {
         *("__init__", "analysis", "config", "config_docs", "data", "errors"),
-        *("planning", "study", "training"),
+        *("paths", "planning", "run_config", "study", "training"),
     },
 }
 

@@ -4,13 +4,19 @@ import functools
 import hashlib
 import http.server
 import io
+import json
 import os
+import re
+import shlex
+import shutil
 import signal
 import subprocess
 import sys
 import threading
 import time
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -21,14 +27,16 @@ from archives import (
     data_config,
     tiny_imagenet_files,
     write_folder,
+    write_tfds,
     write_zip,
 )
 from PIL import Image
 from tensorflow_datasets.core.download import checksums, downloader
+from tiny import run_command
 
 from alite_jax.data.builders import cifar
 from alite_jax.data.prepare import prepare
-from alite_jax.data.sources import load_split
+from alite_jax.data.sources import class_names, load_split
 from alite_jax.errors import ConfigError, DataError
 
 ARCHIVES = {"cifar10": "cifar-10-binary.tar.gz", "cifar100": "cifar-100-binary.tar.gz"}
@@ -274,6 +282,246 @@ def test_preparing_again_keeps_what_is_there(tmp_path: Path) -> None:
     before = {file: file.stat().st_mtime_ns for file in folder.iterdir()}
     assert prepare(config) == str(folder)
     assert {file: file.stat().st_mtime_ns for file in folder.iterdir()} == before
+
+
+def at(file: str, *keys: str | int, value: Any = None) -> Callable[[Path], None]:
+    """A change of a value somewhere in a JSON file; None removes it."""
+
+    def change(folder: Path) -> None:
+        content = json.loads((folder / file).read_text())
+        place = content
+        for key in keys[:-1]:
+            place = place[key]
+        if value is None:
+            del place[keys[-1]]
+        else:
+            place[keys[-1]] = value
+        (folder / file).write_text(json.dumps(content))
+
+    return change
+
+
+def becomes(file: str, content: bytes) -> Callable[[Path], None]:
+    return lambda folder: (folder / file).write_bytes(content) and None
+
+
+def cut_to_40_bytes(file: str) -> Callable[[Path], None]:
+    def change(folder: Path) -> None:
+        (folder / file).write_bytes((folder / file).read_bytes()[:40])
+
+    return change
+
+
+def is_missing(file: str) -> Callable[[Path], None]:
+    return lambda folder: (folder / file).unlink()
+
+
+def is_a_folder(file: str) -> Callable[[Path], None]:
+    def change(folder: Path) -> None:
+        (folder / file).unlink()
+        (folder / file).mkdir()
+
+    return change
+
+
+def is_a_loop(file: str) -> Callable[[Path], None]:
+    """A link to itself, which cannot be read, whoever tries."""
+
+    def change(folder: Path) -> None:
+        (folder / file).unlink()
+        (folder / file).symlink_to(folder / file)
+
+    return change
+
+
+def is_a_file_itself(folder: Path) -> None:
+    shutil.rmtree(folder)
+    folder.write_text("not a folder")
+
+
+INFO, FEATURES = "dataset_info.json", "features.json"
+EACH = ("featuresDict", "features")
+TEXT = {
+    "pythonClassName": "tensorflow_datasets.core.features.text_feature.Text",
+    "text": {},
+}
+
+DAMAGE = {
+    **{
+        f"{file} {name}": (damage, f"{file} {finding}")
+        for file in (INFO, FEATURES)
+        for name, damage, finding in (
+            ("cut", cut_to_40_bytes(file), "cannot be read: "),
+            ("empty", becomes(file, b""), "cannot be read: Expecting value"),
+            ("latin", becomes(file, b"\xe9"), "cannot be read: 'utf-8' codec"),
+            ("nested", becomes(file, b"[" * 10**5), "cannot be read: "),
+            ("a list", becomes(file, b"[]"), "holds no JSON object"),
+            ("null", becomes(file, b"null"), "holds no JSON object"),
+            ("a text", becomes(file, b'"a"'), "holds no JSON object"),
+            ("a folder", is_a_folder(file), "cannot be read: .*Is a directory"),
+            ("a loop", is_a_loop(file), "cannot be read: .*symbolic links"),
+        )
+    },
+    "no info": (is_missing(INFO), f"it has no {INFO}"),
+    "no features": (is_missing(FEATURES), f"it has no {FEATURES}"),
+    "nothing known": (becomes(FEATURES, b"{}"), "Python class name"),
+    "another field": (becomes(INFO, b'{"a": 1}'), 'no field named "a"'),
+    "no version": (at(INFO, "version"), "Invalid version ''"),
+    "no name": (at(INFO, "name"), "lists no splits of digits"),
+    "another name": (at(INFO, "name", value="cifar10"), "lists no splits of digits"),
+    "another format": (at(INFO, "fileFormat", value="zip"), "'zip' is not a valid"),
+    "no splits": (at(INFO, "splits"), "lists no splits of digits"),
+    "splits of no kind": (at(INFO, "splits", value=3), "splits"),
+    "lengths": (at(INFO, "splits", 0, "shardLengths", value=["x"]), "shardLengths"),
+    "no image": (at(FEATURES, *EACH, "image"), "has no image"),
+    "no label": (at(FEATURES, *EACH, "label"), "has no label"),
+    "a text as image": (at(FEATURES, *EACH, "image", value=TEXT), "has no image"),
+    "a text as label": (at(FEATURES, *EACH, "label", value=TEXT), "labels of type"),
+    "no class": (at(FEATURES, "pythonClassName"), "Python class name"),
+    "no type of number": (
+        at(FEATURES, *EACH, "image", "image", "dtype", value="float99"),
+        "tensorflow",
+    ),
+    "fewer classes": (
+        at(FEATURES, *EACH, "label", "classLabel", "numClasses", value="5"),
+        "has 5 classes, expected 10",
+    ),
+    "a file": (is_a_file_itself, f"{INFO} cannot be read: .*Not a directory"),
+}
+
+
+@pytest.fixture(scope="module")
+def digits(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A data directory with digits in it, to be copied."""
+    folder = tmp_path_factory.mktemp("prepared")
+    prepare(data_config(data_dir=str(folder)))
+    return folder
+
+
+def command_of(message: str) -> list[str]:
+    """The arguments of the command that a sentence gives, as a shell splits it."""
+    found = re.search("run `python launch.py (.*)`", message)
+    assert found is not None
+    return shlex.split(found[1])
+
+
+@pytest.mark.parametrize(("damage", "finding"), DAMAGE.values(), ids=DAMAGE.keys())
+def test_damaged_metadata_is_one_sentence_everywhere(
+    damage: Callable[[Path], None],
+    finding: str,
+    digits: Path,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    shutil.copytree(digits, tmp_path / "my data")
+    config = data_config(data_dir=str(tmp_path / "my data"))
+    folder = tmp_path / "my data" / "digits" / "1.0.0"
+    damage(folder)
+    messages = set()
+    for use in (prepare, class_names, functools.partial(load_split, split="train")):
+        with pytest.raises(DataError) as caught:
+            use(config)
+        messages.add(str(caught.value))
+    (message,) = messages
+    assert message.startswith(f"the data set in {folder} is incomplete or damaged (")
+    assert re.search(finding, message) and "\n" not in message
+    assert "; delete that folder and run `python launch.py --config=" in message
+    assert run_command(*command_of(message)) == 2
+    assert capsys.readouterr() == ("", f"error: {message}\n")
+
+
+@pytest.mark.parametrize("name", ["my data", "it's", "$HOME; `date`", 'a&b|c*?"\\'])
+def test_the_command_that_an_error_gives_can_be_pasted(
+    name: str, tmp_path: Path, digits: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    shutil.copytree(digits, tmp_path / name)
+    config = data_config(data_dir=str(tmp_path / name), manual_dir=f"{name}/manual")
+    cut_to_40_bytes(INFO)(tmp_path / name / "digits" / "1.0.0")
+    with pytest.raises(DataError) as caught:
+        prepare(config)
+    arguments = command_of(str(caught.value))
+    assert arguments[-2:] == [
+        f"--config.data.data_dir={config.data_dir}",
+        f"--config.data.manual_dir={config.manual_dir}",
+    ]
+    # What the sentence says, to the letter.
+    shutil.rmtree(tmp_path / name / "digits" / "1.0.0")
+    assert run_command(*arguments) == 0
+    assert "digits is ready in" in capsys.readouterr().out
+    assert len(load_split(config, "eval")) == 500
+
+
+def lose_names(folder: Path) -> None:
+    (folder / "label.labels.txt").unlink()
+
+
+def cut_names(folder: Path) -> None:
+    (folder / "label.labels.txt").write_text("class_0\nclass_1\n")
+
+
+def repeat_names(folder: Path) -> None:
+    (folder / "label.labels.txt").write_text("class_0\n" * 10)
+
+
+@pytest.mark.parametrize(
+    ("damage", "finding"),
+    [
+        (lose_names, "the names of its classes, label.labels.txt, cannot be read"),
+        (is_a_folder("label.labels.txt"), "label.labels.txt, cannot be read"),
+        (becomes("label.labels.txt", b"\xff"), "label.labels.txt, cannot be read"),
+        (cut_names, "does not have 10 different names"),
+        (repeat_names, "does not have 10 different names"),
+    ],
+)
+def test_names_of_the_classes_belong_to_the_data_set(
+    damage: Callable[[Path], None],
+    finding: str,
+    tmp_path: Path,
+    manual: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    cifar_archive("cifar10", manual / ARCHIVES["cifar10"])
+    accept_archive(monkeypatch, manual / ARCHIVES["cifar10"])
+    config = config_of("cifar10", tmp_path)
+    folder = Path(prepare(config))
+    assert class_names(config) == [f"class_{label}" for label in range(10)]
+    damage(folder)
+    for use in (prepare, class_names, functools.partial(load_split, split="train")):
+        with pytest.raises(DataError, match=f"{finding}.*; delete that folder and run"):
+            use(config)
+    shutil.rmtree(folder)
+    assert prepare(config) == str(folder)
+
+
+def test_labels_may_be_nameless_numbers_until_names_are_asked_for(
+    tmp_path: Path,
+) -> None:
+    write_tfds(tmp_path, "cifar10", "3.0.2", [(np.zeros((32, 32, 3), np.uint8), 1)])
+    config = data_config(name="cifar10", data_dir=str(tmp_path))
+    assert load_split(config, "train").labels.tolist() == [1]
+    with pytest.raises(DataError, match="features.json does not name its classes"):
+        class_names(config)
+
+
+@pytest.mark.parametrize("lengths", [[], ["0"], ["-3"]])
+def test_a_split_without_examples_is_damage_unless_it_was_asked_for(
+    lengths: list[str], digits: Path, tmp_path: Path
+) -> None:
+    shutil.copytree(digits, tmp_path, dirs_exist_ok=True)
+    damage = at(INFO, "splits", 0, "shardLengths", value=lengths)
+    damage(tmp_path / "digits" / "1.0.0")
+    config = data_config(data_dir=str(tmp_path))
+    with pytest.raises(DataError, match="has no examples in its split 'train'"):
+        load_split(config, "train")
+    config.train_split = "train"
+    with pytest.raises(ConfigError, match="data.train_split = 'train' is not a split"):
+        load_split(config, "train")
+
+
+def test_a_file_in_the_place_of_the_data_set(tmp_path: Path) -> None:
+    (tmp_path / "digits").touch()
+    with pytest.raises(DataError, match="digits cannot be written to .*set data.data"):
+        prepare(data_config(data_dir=str(tmp_path)))
 
 
 def test_unknown_data_set() -> None:

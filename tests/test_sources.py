@@ -9,17 +9,17 @@ from pathlib import Path
 import numpy as np
 import pytest
 from archives import data_config, write_tfds
-from hypothesis import given, settings
-from hypothesis import strategies as st
 from sklearn.datasets import load_digits
 
 from alite_jax.config import get_config
+from alite_jax.data.builders.encoding import encode_png
+from alite_jax.data.images import area_average
 from alite_jax.data.sources import (
     DATASETS,
-    box_average,
     dataset_spec,
     load_split,
 )
+from alite_jax.deploy.artefact import Artefact
 from alite_jax.errors import ConfigError, DataError
 
 CIFAR_IMAGE = (32, 32, 3)
@@ -126,36 +126,22 @@ def test_home_folder_without_config_or_environment(
     assert len(load_split(data_config(name="cifar10"), "train")) == 2
 
 
-def test_box_average_of_hand_made_numbers() -> None:
-    image = np.array([[0, 1, 10, 10], [0, 1, 10, 11], [255] * 4, [255] * 4], np.uint8)
-    reduced = box_average(image[None, :, :, None], 2)
-    # The averages are 0.5, 10.25, 255 and 255.
-    assert reduced[0, :, :, 0].tolist() == [[1, 10], [255, 255]]
-
-
-@given(st.sampled_from([1, 2, 3, 4, 6, 12]), st.integers(0, 2**32 - 1))
-@settings(max_examples=20, deadline=None)
-def test_box_average_equals_a_loop(factor: int, seed: int) -> None:
-    images = np.random.default_rng(seed).integers(0, 256, (2, 12, 12, 3), np.uint8)
-    reduced = box_average(images, factor)
-    assert reduced.shape == (2, 12 // factor, 12 // factor, 3)
-    for n, row, column, channel in np.ndindex(reduced.shape):
-        square = images[
-            n,
-            row * factor : (row + 1) * factor,
-            column * factor : (column + 1) * factor,
-            channel,
-        ]
-        exact = sum(square.ravel().tolist()) / factor**2
-        assert reduced[n, row, column, channel] == np.floor(exact + 0.5)
-
-
 def test_image_size_reduces_while_reading() -> None:
     full = load_split(data_config(), "eval")
     small = load_split(data_config(image_size=4), "eval")
     assert small.images.shape == (500, 4, 4, 1)
-    np.testing.assert_array_equal(small.images, box_average(full.images, 2))
+    np.testing.assert_array_equal(small.images, area_average(full.images, 4, 4))
     np.testing.assert_array_equal(small.labels, full.labels)
+
+
+def test_files_are_read_and_reduced_as_in_training(tmp_path: Path) -> None:
+    full = load_split(data_config(), "eval").images[:50]
+    small = load_split(data_config(image_size=4), "eval").images[:50]
+    network = Artefact({"image_shape": [4, 4, 1]}, lambda images: images)
+    for image, expected in zip(full, small, strict=True):
+        (tmp_path / "x.png").write_bytes(encode_png(image))
+        found = network.read_image(tmp_path / "x.png")
+        np.testing.assert_array_equal(found, expected)
 
 
 @pytest.mark.parametrize("image_size", [3, 16, -4])
@@ -202,20 +188,27 @@ def test_label_outside_the_classes(tmp_path: Path) -> None:
         load_split(config, "train")
 
 
-@pytest.mark.parametrize("shape", [(31, 32, 3), (32, 32, 1)])
-def test_image_of_another_shape(tmp_path: Path, shape: tuple[int, ...]) -> None:
-    cifar10_folder(tmp_path, at3=(np.zeros(shape, np.uint8), 0))
+def test_image_of_another_size(tmp_path: Path) -> None:
+    cifar10_folder(tmp_path, at3=(np.zeros((31, 32, 3), np.uint8), 0))
     config = data_config(name="cifar10", data_dir=str(tmp_path))
-    expected = f"example 3 of cifar10 split 'test' is a uint8 image of shape {shape}"
+    expected = "example 3 of cifar10 split 'test' is an image of shape (31, 32, 3)"
     with pytest.raises(DataError, match=re.escape(expected)):
         load_split(config, "eval")
+
+
+def test_a_grey_image_among_colours_has_three_equal_channels(tmp_path: Path) -> None:
+    grey = random_examples(1, (32, 32, 1))[0][0]
+    cifar10_folder(tmp_path, at3=(grey, 0))
+    config = data_config(name="cifar10", data_dir=str(tmp_path))
+    found = load_split(config, "eval").images[3]
+    np.testing.assert_array_equal(found, np.repeat(grey, 3, axis=-1))
 
 
 def test_unreadable_image(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("archives.encode_png", lambda image: b"no image")
     cifar10_folder(tmp_path)
     config = data_config(name="cifar10", data_dir=str(tmp_path))
-    with pytest.raises(DataError, match="example 0 .* is not a readable image"):
+    with pytest.raises(DataError, match="example 0 .* is no image of any known"):
         load_split(config, "eval")
 
 
@@ -278,6 +271,8 @@ import sys
 import alite_jax.data.pipeline, alite_jax.data.augment
 from archives import data_config
 assert "tensorflow_datasets" not in sys.modules, "imported too early"
+from alite_jax.data.builders.encoding import encode_png
+from alite_jax.data.images import area_average
 from alite_jax.data.sources import load_split
 config = data_config(name="cifar10", data_dir={str(tmp_path)!r})
 assert len(load_split(config, "train")) == 6

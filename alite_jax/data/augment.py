@@ -48,10 +48,12 @@ def augment(
     rows = jnp.arange(height)[None, :]
     columns = jnp.arange(width)[None, :]
     if flip:
-        mirrored = of_share(jax.random.bernoulli(flip_key, shape=(whole, 1)))
+        half = jnp.float32(0.5)
+        mirrored = of_share(jax.random.bernoulli(flip_key, half, (whole, 1)))
         columns = jnp.where(mirrored, columns[:, ::-1], columns)
     if crop_padding:
-        offsets = jax.random.randint(crop_key, (whole, 2), 0, 2 * crop_padding + 1)
+        most = 2 * crop_padding + 1
+        offsets = jax.random.randint(crop_key, (whole, 2), 0, most, jnp.int32)
         offsets = of_share(offsets)
         rows = rows + offsets[:, :1]
         columns = columns + offsets[:, 1:]

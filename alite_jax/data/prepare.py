@@ -1,110 +1,29 @@
 """Downloads and prepares data sets as TFDS folders in the array_record format.
 
-A prepared data set is the folder `<data_dir>/<name>/<version>`. TFDS writes it under
-another name and renames it when it is complete, so a folder of that name is whole
-however the writing process ended, and several processes may prepare at once.
+TFDS writes such a folder under another name and renames it when it is complete, so
+several processes may prepare at once.
 """
 
 import contextlib
 import io
-import json
-import os
-import pathlib
-import re
 from collections.abc import Iterator
 from typing import Any
 
-from etils import epath
-
+from alite_jax.data.prepared import (
+    ARCHIVES,
+    FILE_FORMAT,
+    data_dir,
+    first_line,
+    manual_dir,
+    prepare_command,
+    prepared_dir,
+)
 from alite_jax.data.specs import dataset_spec
 from alite_jax.errors import DataError
-
-_FILE_FORMAT = "array_record"
 
 # TFDS's ten attempts would take more than three minutes to find out that there is no
 # network; these take some seconds.
 _DOWNLOAD_RETRIES = 4
-
-# What a person can fetch elsewhere and put into `manual_dir` instead of a download.
-_ARCHIVES = {
-    "cifar10": "cifar-10-binary.tar.gz",
-    "cifar100": "cifar-100-binary.tar.gz",
-    "tiny_imagenet": "tiny-imagenet-200.zip",
-}
-
-
-def data_dir(data_config: Any) -> pathlib.Path:
-    """Returns the TFDS data directory: the config's, else TFDS_DATA_DIR, else ~'s."""
-    chosen = data_config.data_dir or os.environ.get("TFDS_DATA_DIR")
-    return _folder(chosen or "~/tensorflow_datasets")
-
-
-def manual_dir(data_config: Any) -> pathlib.Path:
-    """Returns the folder in which archives fetched by hand are looked for."""
-    if data_config.manual_dir:
-        return _folder(data_config.manual_dir)
-    return data_dir(data_config) / "downloads" / "manual"
-
-
-def _folder(text: str) -> pathlib.Path:
-    """A path of this machine, or one such as gs://bucket, as which TFDS takes it."""
-    if "://" in text:
-        path: pathlib.Path = epath.Path(text)
-        return path
-    return pathlib.Path(text).expanduser()
-
-
-def prepare_command(data_config: Any) -> str:
-    """Returns the command line that prepares the data set of this configuration."""
-    command = f"python launch.py --config=configs/{data_config.name}.py --job=prepare"
-    for field in ("data_dir", "manual_dir"):
-        if data_config[field]:
-            command += f" --config.data.{field}={data_config[field]}"
-    return command
-
-
-def prepared_dir(data_config: Any) -> pathlib.Path | None:
-    """Finds the prepared data set.
-
-    Args:
-        data_config: the `data` section of the configuration.
-
-    Returns:
-        The folder of the newest version in the data directory, None without any.
-
-    Raises:
-        DataError: there is such a folder, but TFDS never finished it, or it is in a
-            file format that only TensorFlow reads.
-    """
-    versions = []
-    for folder in (data_dir(data_config) / data_config.name).glob("*"):
-        # Unfinished folders of TFDS are called incomplete.*.
-        if folder.is_dir() and re.fullmatch(r"\d+\.\d+\.\d+", folder.name):
-            versions.append((tuple(map(int, folder.name.split("."))), folder))
-    if not versions:
-        return None
-    folder = max(versions)[1]
-    for file in ("dataset_info.json", "features.json"):
-        if not (folder / file).exists():
-            raise DataError(
-                f"the data set in {folder} is incomplete, it has no {file}; delete "
-                f"that folder and run `{prepare_command(data_config)}`"
-            )
-    _check_file_format(folder, data_config)
-    return folder
-
-
-def _check_file_format(folder: pathlib.Path, data_config: Any) -> None:
-    info = json.loads((folder / "dataset_info.json").read_text())
-    # TFDS's default, which it does not write down.
-    main_format = info.get("fileFormat", "tfrecord")
-    if _FILE_FORMAT not in [main_format, *info.get("alternativeFileFormats", [])]:
-        raise DataError(
-            f"the data set in {folder} is stored as {main_format}, but only "
-            f"{_FILE_FORMAT} can be read without TensorFlow; delete that folder, or "
-            "set data.data_dir to another one, and run "
-            f"`{prepare_command(data_config)}`"
-        )
 
 
 def prepare(data_config: Any) -> str:
@@ -135,7 +54,7 @@ def prepare(data_config: Any) -> str:
     )
     try:
         builder = _builder_class(name)(
-            data_dir=str(data_dir(data_config)), file_format=_FILE_FORMAT
+            data_dir=str(data_dir(data_config)), file_format=FILE_FORMAT
         )
         # `digits` takes a second and is made unasked, so nobody needs to hear of it.
         quiet = _silence() if name == "digits" else contextlib.nullcontext()
@@ -172,18 +91,17 @@ def _explain(error: Exception, data_config: Any) -> str:
     import requests
     from tensorflow_datasets.core.download import download_manager, util
 
-    name = data_config.name
-    reason = (str(error).strip() or type(error).__name__).splitlines()[0]
+    name, reason = data_config.name, first_line(error)
     if isinstance(error, download_manager.NonMatchingChecksumError):
         return (
-            f"the archive {_ARCHIVES[name]} is not the official one, its size or "
+            f"the archive {ARCHIVES[name]} is not the official one, its size or "
             f"checksum differs; remove it from {manual_dir(data_config)} if it is "
             f"there, and run `{prepare_command(data_config)}` again"
         )
     if isinstance(error, requests.RequestException | util.DownloadError):
         return (
             f"{name} cannot be downloaded ({type(error).__name__}); connect to the "
-            f"network or put {_ARCHIVES[name]} into {manual_dir(data_config)}, then "
+            f"network or put {ARCHIVES[name]} into {manual_dir(data_config)}, then "
             f"run `{prepare_command(data_config)}`"
         )
     if isinstance(error, OSError):

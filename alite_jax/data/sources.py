@@ -1,20 +1,23 @@
 """Reads a prepared TFDS data set into memory, checked and decoded."""
 
 import dataclasses
+import io
 import pathlib
 from collections.abc import Iterator
 from typing import Any, Literal
 
 import numpy as np
-from PIL import UnidentifiedImageError
 
-from alite_jax.data.builders.encoding import decode
-from alite_jax.data.prepare import (
+from alite_jax.data.images import area_average, decode_image
+from alite_jax.data.prepare import prepare
+from alite_jax.data.prepared import (
+    damaged,
     data_dir,
+    first_line,
     manual_dir,
-    prepare,
     prepare_command,
     prepared_dir,
+    read_builder,
 )
 from alite_jax.data.specs import DATASETS, DatasetSpec, dataset_spec
 from alite_jax.errors import ConfigError, DataError
@@ -45,13 +48,40 @@ def class_names(data_config: Any) -> list[str]:
     """Returns what the classes of a prepared data set are called, by label.
 
     Raises:
-        DataError: the data set is not there.
+        DataError: the data set is not there, or does not say so.
     """
-    import tensorflow_datasets as tfds
-
-    builder = tfds.builder_from_directory(_find_or_prepare(data_config))
-    names: list[str] = builder.info.features["label"].names
+    folder = _find_or_prepare(data_config)
+    label = read_builder(folder, data_config).info.features["label"]
+    if not hasattr(label, "names"):
+        raise damaged(folder, "features.json does not name its classes", data_config)
+    names: list[str] = label.names
     return names
+
+
+def shared_examples(data_config: Any) -> int:
+    """Returns how many examples are both in the training and the evaluation split.
+
+    Args:
+        data_config: as for `load_split`, which must have read both splits.
+    """
+    builder = read_builder(_find_or_prepare(data_config), data_config)
+    spec = dataset_spec(data_config.name)
+    train, evaluation = (
+        [
+            (str(part.filename), part.skip, part.skip + part.take)
+            for part in builder.info.splits[split].file_instructions
+        ]
+        for split in (
+            data_config.train_split or spec.train_split,
+            data_config.eval_split or spec.eval_split,
+        )
+    )
+    return sum(
+        max(0, min(stop, end) - max(start, begin))
+        for file, start, stop in train
+        for other, begin, end in evaluation
+        if file == other
+    )
 
 
 def load_split(data_config: Any, split: Literal["train", "eval"]) -> Split:
@@ -90,30 +120,8 @@ def load_split(data_config: Any, split: Literal["train", "eval"]) -> Split:
             place = f"example {start + i} of {spec.name} split {split_string!r}"
             chunk[i] = _image(example["image"], spec, place)
             labels[start + i] = _label(example["label"], spec, place)
-        images[start : start + len(chunk)] = box_average(chunk, factor)
+        images[start : start + len(chunk)] = area_average(chunk, *shape[1:3])
     return Split(images, labels)
-
-
-def box_average(images: np.ndarray, factor: int) -> np.ndarray:
-    """Reduces images by averaging squares of pixels.
-
-    Args:
-        images: uint8 [n, height, width, channels].
-        factor: side of the squares in pixels; divides height and width.
-
-    Returns:
-        uint8 [n, height / factor, width / factor, channels], exact averages rounded to
-        the nearest integer, halves upwards.
-    """
-    if factor == 1:
-        return images
-    n, height, width, channels = images.shape
-    squares = images.reshape(
-        n, height // factor, factor, width // factor, factor, channels
-    )
-    area = factor * factor
-    sums = squares.sum(axis=(2, 4), dtype=np.int64)
-    return ((2 * sums + area) // (2 * area)).astype(np.uint8)
 
 
 def _reduction_factor(spec: DatasetSpec, image_size: int) -> int:
@@ -147,10 +155,9 @@ def _find_or_prepare(data_config: Any) -> pathlib.Path:
 
 def _open(data_config: Any, folder: pathlib.Path, field: str, split_string: str) -> Any:
     """Returns the TFDS data source of a split, its images left encoded."""
-    # Imported here: importing TFDS takes longer than all the rest of this package.
     import tensorflow_datasets as tfds
 
-    builder = tfds.builder_from_directory(folder)
+    builder = read_builder(folder, data_config)
     # Pillow decodes below: TFDS would prefer OpenCV, and warn where it is missing.
     decoders = {"image": tfds.decode.SkipDecoding()}
     try:
@@ -158,6 +165,9 @@ def _open(data_config: Any, folder: pathlib.Path, field: str, split_string: str)
         # TFDS gives a slice such as [60%:50%] a negative length, which len() refuses.
         len(source)
     except ValueError as error:
+        if not data_config[field]:
+            finding = f"it has no examples in its split {split_string!r}"
+            raise damaged(folder, finding, data_config) from error
         sizes = ", ".join(
             f"{name!r} ({info.num_examples} examples)"
             for name, info in builder.info.splits.items()
@@ -180,23 +190,16 @@ def _read_chunks(
             examples = source.__getitems__(indices)
         # array_record checks its own checksums and raises RuntimeError.
         except (RuntimeError, IndexError) as error:
-            reason = str(error).splitlines()[0]
-            raise DataError(
-                f"the data set in {folder} is incomplete or damaged ({reason}); delete "
-                f"that folder and run `{prepare_command(data_config)}`"
-            ) from error
+            raise damaged(folder, first_line(error), data_config) from error
         yield start, examples
 
 
 def _image(encoded: bytes, spec: DatasetSpec, place: str) -> np.ndarray:
-    try:
-        image = decode(encoded)
-    except (UnidentifiedImageError, OSError) as error:
-        raise DataError(f"{place} is not a readable image: {error}") from error
-    if image.shape != spec.image_shape or image.dtype != np.uint8:
+    image = decode_image(io.BytesIO(encoded), spec.image_shape[-1], place)
+    if image.shape != spec.image_shape:
         raise DataError(
-            f"{place} is a {image.dtype} image of shape {image.shape}, expected uint8 "
-            f"{spec.image_shape}; prepare the data set again in another data_dir"
+            f"{place} is an image of shape {image.shape}, expected {spec.image_shape}; "
+            "prepare the data set again in another data_dir"
         )
     return image
 

@@ -24,17 +24,3 @@ def encode_png(image: np.ndarray) -> bytes:
     buffer = io.BytesIO()
     Image.fromarray(image).save(buffer, format="PNG")
     return buffer.getvalue()
-
-
-def decode(encoded: bytes) -> np.ndarray:
-    """Decodes a PNG or JPEG file.
-
-    Args:
-        encoded: the file.
-
-    Returns:
-        uint8 [height, width, channels], with as many channels as the file has.
-    """
-    with Image.open(io.BytesIO(encoded)) as image:
-        pixels = np.asarray(image)
-    return pixels[..., None] if pixels.ndim == 2 else pixels

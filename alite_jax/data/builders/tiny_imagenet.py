@@ -21,11 +21,11 @@ import zlib
 from collections.abc import Callable, Iterator
 from typing import Any
 
-import numpy as np
 import tensorflow_datasets as tfds
 from PIL import Image
 
 from alite_jax.data.builders.encoding import encode_png
+from alite_jax.data.images import decode_image
 from alite_jax.errors import DataError
 
 _FOLDER = "tiny-imagenet-200"
@@ -181,18 +181,15 @@ def _three_channels(encoded: bytes, path: str) -> bytes:
     read without TensorFlow has one channel.
     """
     try:
-        # Opening reads only the header; converting decodes, and finds a file cut short.
-        with Image.open(io.BytesIO(encoded)) as image:
-            size, mode = image.size, image.mode
-            pixels = np.asarray(image.convert("RGB"))
-    except OSError as error:
+        pixels = decode_image(io.BytesIO(encoded), 3, path)
+    except DataError as error:
+        raise DataError(f"{error}; unpack or fetch {_ARCHIVE} again") from error
+    height, width, _ = pixels.shape
+    if (width, height) != _SIZE:
         raise DataError(
-            f"{path} is not a readable image ({error}); unpack or fetch {_ARCHIVE} "
-            "again"
-        ) from error
-    if size != _SIZE:
-        raise DataError(
-            f"{path} has {size[0]}x{size[1]} pixels, expected {_SIZE[0]}x{_SIZE[1]}; "
+            f"{path} has {width}x{height} pixels, expected {_SIZE[0]}x{_SIZE[1]}; "
             f"use the official {_ARCHIVE}"
         )
+    with Image.open(io.BytesIO(encoded)) as image:
+        mode = image.mode
     return encoded if mode == "RGB" else encode_png(pixels)
