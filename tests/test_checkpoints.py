@@ -19,9 +19,13 @@ import optax
 import orbax.checkpoint as ocp
 import pytest
 from chex import assert_trees_all_equal_structs
+from hypothesis import example, given, settings
+from hypothesis import strategies as st
+from orbax.checkpoint._src.serialization import ocdbt_utils
 
 from alite_jax.errors import CheckpointError
 from alite_jax.training.checkpoints import Checkpoints
+from alite_jax.training.orbax_store import _own_failures_only
 
 IDENTITY = {
     "model": "resnet26_attention",
@@ -190,6 +194,70 @@ def test_flipped_or_missing_bytes_fall_back_to_the_one_before(
     assert fell_back > 10
 
 
+NAMES = st.text("aB[]*?!\\~#%{}$ :\n-.,=é漢😀", min_size=1, max_size=12).filter(
+    lambda name: name not in (".", "..")
+)
+
+
+@given(st.lists(NAMES, min_size=1, max_size=3))
+@example(["b[1]"])
+@example(["a[!b]", "back\\slash"])
+@example(["gs:"])
+@settings(max_examples=10, deadline=None)
+def test_any_path_will_do(
+    tmp_path_factory: pytest.TempPathFactory, parts: list[str]
+) -> None:
+    folder = tmp_path_factory.mktemp("paths").joinpath(*parts)
+    checkpoints = open_checkpoints(folder)
+    for step in (1, 2, 3):
+        checkpoints.save(step, make_state(step), extra={"epoch": step})
+    checkpoints.close()
+    assert sorted(path.name for path in folder.iterdir()) == ["2", "3"]
+    reader = open_checkpoints(folder)
+    state, extra = reader.restore(make_state(0))
+    assert_same(state, make_state(3))
+    assert extra == {"epoch": 3}
+    # Nothing is left where paths are told to Orbax in other words.
+    reader.close()
+    assert not [p for p in Path("/tmp").glob("alite_jax-*") if linked(p, folder)]
+
+
+def linked(place: Path, folder: Path) -> bool:
+    return (place / "checkpoints").resolve() == folder.resolve()
+
+
+def test_a_save_that_cannot_be_read_is_none(
+    saved: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As where Orbax found none of its parts and left out to merge them."""
+
+    async def merge_nothing(*args: Any, **kwargs: Any) -> None:
+        pass
+
+    checkpoints = open_checkpoints(saved)
+    with monkeypatch.context() as patch:
+        patch.setattr(ocdbt_utils, "merge_ocdbt_per_process_files", merge_nothing)
+        with pytest.raises(CheckpointError, match=f"cannot write checkpoint {saved}/3"):
+            checkpoints.save(3, make_state(3), extra={})
+    assert sorted(path.name for path in saved.iterdir()) == ["1", "2", "3"]
+    assert_same(open_checkpoints(saved).restore(make_state(0))[0], make_state(2))
+    checkpoints.save(3, make_state(3), extra={})
+    assert sorted(path.name for path in saved.iterdir()) == ["2", "3"]
+
+
+def test_a_warning_of_orbax_is_seen(
+    saved: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    with caplog.at_level(logging.WARNING), _own_failures_only():
+        warning, error = (
+            logging.LogRecord("absl", level, ocp.__file__, 1, "said", (), None)
+            for level in (logging.WARNING, logging.ERROR)
+        )
+        logging.getLogger("absl").handle(warning)
+        logging.getLogger("absl").handle(error)
+    assert [record.levelno for record in caplog.records] == [logging.WARNING]
+
+
 def test_a_silently_changed_leaf_is_noticed(
     saved: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -213,7 +281,9 @@ def test_a_run_goes_on_past_a_damaged_checkpoint(saved: Path) -> None:
 def test_no_whole_checkpoint_is_one_sentence(saved: Path) -> None:
     for step in ("1", "2"):
         shutil.rmtree(saved / step / "train")
-    with pytest.raises(CheckpointError, match=f"no whole checkpoint in {saved}.*copy"):
+    with pytest.raises(
+        CheckpointError, match=f"no checkpoint in {saved} can be read.*copy"
+    ):
         open_checkpoints(saved).restore(make_state(0))
     with pytest.raises(CheckpointError, match="checkpoints/2 is damaged"):
         open_checkpoints(saved).restore(make_state(0), step=2)

@@ -11,32 +11,28 @@ Arrays are stored flat under their tree path (`opt_state/1/trace/stem/kernel`) a
 back into the caller's template: named tuples, `None` and empty states then come back as
 they were, whatever Orbax makes of such containers.
 
-Saving blocks: it takes well under a second for small models (2 s for 300 MB on 2
-cores), and a full disk is reported by the save that met it, not by a later one.
+Saving blocks, and what was written is read back before anything older goes: it takes
+well under a second for small models (3 s for 300 MB on 2 cores), and a full disk is
+reported by the save that met it, not by a later one.
 """
 
+import contextlib
 import dataclasses
 import os
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any, TypeVar
 
 import jax
 import numpy as np
-import orbax.checkpoint as ocp
 from absl import logging
 
 from alite_jax.errors import CheckpointError
 from alite_jax.training.leaves import as_json, blank, describe, digest, flatten, like
-from alite_jax.training.orbax_failures import contained_failures, reason
+from alite_jax.training.orbax_store import OrbaxStore, reason
 from alite_jax.training.processes import by_first
 
 State = TypeVar("State")
 _MODEL_FIELDS = ("params", "batch_stats", "masks")
-
-# Orbax would wait for other processes, which do not even have a manager.
-_FIRST_ALONE = ocp.options.MultiprocessingOptions(
-    primary_host=0, active_processes={0}, barrier_sync_key_prefix="alite_jax"
-)
 
 
 class _DamagedError(Exception):
@@ -67,12 +63,10 @@ class Checkpoints:
     ) -> None:
         if keep < 1:
             raise CheckpointError(f"checkpoint.keep is {keep}: set it to 1 or more")
-        path = os.fspath(directory)
-        self.directory = path if "://" in path else os.path.abspath(path)
+        self.directory = os.path.abspath(directory)
         self._keep = keep
         self._identity = as_json(identity)
-        self._manager: ocp.CheckpointManager | None = None
-        self._writable = False
+        self._store = OrbaxStore(self.directory)
         # What this object knows of the steps on disk: a whole one is not written twice,
         # a damaged one goes with the next save.
         self._whole: dict[int, Any] = {}
@@ -81,7 +75,7 @@ class Checkpoints:
     @by_first
     def latest_step(self) -> int | None:
         """Returns the newest finished checkpoint's step, or `None` without any."""
-        return max(self._steps(), default=None)
+        return max(self._store.steps(), default=None)
 
     @by_first
     def save(
@@ -117,22 +111,14 @@ class Checkpoints:
         meta = {"identity": self._identity, "leaves": leaves, "extra": extra}
         meta = as_json(meta)
         try:
-            with contained_failures():
-                manager = self._open(write=True)
-                for old in manager.all_steps():
-                    if old >= step or old in self._damaged:
-                        manager.delete(old)
-                        self._whole.pop(old, None)
-                manager.save(
-                    step,
-                    args=ocp.args.Composite(
-                        model=ocp.args.StandardSave(arrays["model"]),
-                        train=ocp.args.StandardSave(arrays["train"]),
-                        meta=ocp.args.JsonSave({**meta, "digest": digest(meta)}),
-                    ),
-                    force=True,
-                )
-                manager.wait_until_finished()
+            for old in self._store.steps():
+                if old >= step or old in self._damaged:
+                    self._store.delete(old)
+                    self._whole.pop(old, None)
+            self._store.write(step, arrays, {**meta, "digest": digest(meta)})
+            self._check_written(step, arrays, leaves)
+            for old in self._store.steps()[: -self._keep]:
+                self._store.delete(old)
         except Exception as error:  # TensorStore reports a full disk as a ValueError.
             self.close()  # The next save opens anew and sweeps what this one left.
             raise CheckpointError(
@@ -188,36 +174,19 @@ class Checkpoints:
 
     def close(self) -> None:
         """Ends Orbax's threads; the object may be used again."""
-        if self._manager is not None:
-            self._manager.close()
-        self._manager, self._writable = None, False
+        self._store.close()
 
-    def _open(self, write: bool = False) -> ocp.CheckpointManager:
-        # The remains of a killed save are swept before the first write only: a reader
-        # must not touch a folder into which another process may be saving.
-        if self._manager is None or (write and not self._writable):
-            self.close()
-            if write and "://" not in self.directory:
-                os.makedirs(self.directory, exist_ok=True)  # Orbax logs a traceback.
-            self._manager = ocp.CheckpointManager(
-                self.directory,
-                options=ocp.CheckpointManagerOptions(
-                    max_to_keep=self._keep,
-                    create=False,
-                    cleanup_tmp_directories=write,
-                    enable_async_checkpointing=False,
-                    multiprocessing_options=_FIRST_ALONE,
-                ),
-            )
-            self._writable = write
-        return self._manager
-
-    def _steps(self) -> list[int]:
+    def _check_written(
+        self, step: int, arrays: Mapping[str, Any], leaves: Mapping[str, Any]
+    ) -> None:
+        """Raises where a step that was just written does not read as it should."""
         try:
-            with contained_failures():
-                return sorted(self._open().all_steps(), reverse=True)
-        except NotADirectoryError:
-            return []
+            self._read_meta(step)
+            for item, flat in arrays.items():
+                self._read_item(step, item, flat, leaves[item])
+        except _DamagedError:
+            self._damaged.add(step)  # It goes with the next save.
+            raise
 
     def _path(self, step: int) -> str:
         return f"{self.directory}/{step}"
@@ -225,7 +194,7 @@ class Checkpoints:
     def _newest_whole(
         self, templates: dict[str, Any], step: int | None
     ) -> tuple[int, dict[str, Any], dict[str, Any]]:
-        steps = self._steps()
+        steps = self._store.steps()[::-1]
         wanted = steps if step is None else [s for s in steps if s == step]
         if not wanted:
             which = "" if step is None else f" of step {step}"
@@ -242,42 +211,48 @@ class Checkpoints:
                 path, damage = self._path(candidate), str(error)
                 logging.warning("checkpoint %s is damaged (%s): skipped", path, damage)
         raise CheckpointError(
-            f"no whole checkpoint in {self.directory}: {self._path(wanted[-1])} is "
-            f"damaged ({damage}) and there is no other to take: restore the folder "
-            "from a copy, or remove it to start from the beginning"
+            f"no checkpoint in {self.directory} can be read: {self._path(wanted[-1])} "
+            f"is damaged ({damage}) and there is no other to take: restore the folder "
+            "from a copy, or train in another --workdir"
         )
 
     def _read(
         self, step: int, templates: dict[str, Any]
     ) -> tuple[dict[str, Any], dict[str, Any]]:
-        meta = self._read_item(step, "meta", ocp.args.JsonRestore())
-        if not isinstance(meta, dict) or meta.pop("digest", None) != digest(meta):
-            raise _DamagedError("meta differs from its digest")
+        meta = self._read_meta(step)
         self._check_identity(meta["identity"])
         items = {}
         for item, template in templates.items():
             stored = meta["leaves"][item]
             wanted = flatten(template, read=blank)
             self._check_structure(step, stored, wanted)
-            flat = self._read_item(step, item, ocp.args.StandardRestore(wanted))
-            for name, found in describe(flat).items():
-                if found != stored[name]:
-                    raise _DamagedError(f"{name} differs from its digest")
+            flat = self._read_item(step, item, wanted, stored)
             leaves, treedef = jax.tree.flatten(template)
             arrays = [flat[name] for name in wanted]  # Orbax sorts; leaves do not.
             items[item] = jax.tree.unflatten(treedef, map(like, leaves, arrays))
         return meta, items
 
-    def _read_item(self, step: int, item: str, args: Any) -> Any:
-        try:
-            with contained_failures():
-                return self._open().restore(
-                    step, args=ocp.args.Composite(**{item: args})
-                )[item]
-        except MemoryError:
-            raise
-        except Exception as error:  # Orbax raises plain `Exception` for some damage.
-            raise _DamagedError(f"{item}: {reason(error)}") from error
+    def _read_meta(self, step: int) -> dict[str, Any]:
+        with _damage_told("meta"):
+            meta = self._store.read_document(step)
+        if not isinstance(meta, dict) or meta.pop("digest", None) != digest(meta):
+            raise _DamagedError("meta differs from its digest")
+        return meta
+
+    def _read_item(
+        self,
+        step: int,
+        item: str,
+        wanted: Mapping[str, np.ndarray],
+        stored: Mapping[str, Any],
+    ) -> dict[str, np.ndarray]:
+        """Reads arrays like those wanted, which must be as `stored` describes them."""
+        with _damage_told(item):
+            flat = self._store.read(step, item, wanted)
+        for name, found in describe(flat).items():
+            if found != stored[name]:
+                raise _DamagedError(f"{name} differs from its digest")
+        return flat
 
     def _check_identity(self, stored: dict[str, Any]) -> None:
         for field in {**self._identity, **stored}:
@@ -304,6 +279,17 @@ class Checkpoints:
                     f"{theirs} there and {ours} here: use another --workdir, or the "
                     "model and optimizer settings of that run"
                 )
+
+
+@contextlib.contextmanager
+def _damage_told(item: str) -> Iterator[None]:
+    """Turns whatever a read of damaged files raises into one error."""
+    try:
+        yield
+    except MemoryError:
+        raise
+    except Exception as error:  # Orbax raises plain `Exception` for some damage.
+        raise _DamagedError(f"{item}: {reason(error)}") from error
 
 
 def _split(state: Any) -> tuple[dict[str, Any], dict[str, Any]]:
