@@ -126,16 +126,37 @@ def convert(key: str, value: object, default: Any) -> Any:
     Raises:
         ConfigError: the value does not have that type.
     """
+    value = plain(value)
     converted = _convert(value, default)
     if converted is None:
         raise ConfigError(
             f"{key} must be {TYPE_NAMES[type(default)]}, "
-            f"found {value!r} ({type(value).__name__})"
+            f"found {_shown(value)} ({type(value).__name__})"
         )
     return converted
 
 
-def _convert(value: object, default: Any) -> Any:
+def plain(value: Any) -> Any:
+    """Returns NumPy's and JAX's scalars and arrays as numbers, texts and lists.
+
+    Args:
+        value: of any type; lists and tuples may hold such scalars and arrays.
+    """
+    # NumPy is not imported for that: reading a configuration must not wait for it.
+    if hasattr(value, "tolist") and not isinstance(value, type):
+        value = value.tolist()
+    if type(value) in (list, tuple):
+        return type(value)(map(plain, value))
+    return value
+
+
+def _shown(value: object) -> str:
+    """Returns a value as a person writes it, the beginning of a long one."""
+    text = repr(value)
+    return text if len(text) <= 100 else f"{text[:100]}..."
+
+
+def _convert(value: Any, default: Any) -> Any:
     """Returns the converted value, or None where it does not have the type."""
     if isinstance(default, str):
         if isinstance(value, str | os.PathLike):
@@ -150,10 +171,12 @@ def _convert(value: object, default: Any) -> Any:
         return value if isinstance(default, bool) and isinstance(value, bool) else None
     if isinstance(default, int):
         return int(value) if isinstance(value, numbers.Integral) else None
-    # The numbers' abstract types include NumPy's scalars, which sweeps often pass.
-    if isinstance(value, numbers.Real) and math.isfinite(value):
-        return float(value)
-    return None
+    try:
+        # The numbers' abstract types include fractions, and NumPy's long doubles.
+        number = float(value) if isinstance(value, numbers.Real) else math.nan
+    except OverflowError:  # A whole number of more than 308 digits.
+        return None
+    return number if math.isfinite(number) else None
 
 
 def _read_number(text: str, *, is_bool: bool) -> object:
@@ -262,4 +285,9 @@ def _check_schedule(network: str, values: Mapping[str, Any]) -> None:
         raise ConfigError(
             f"{network}.optimizer.step_epochs must be increasing epochs from 1 to "
             f"below {network}.epochs ({epochs}), found {steps}"
+        )
+    if steps[0] < warmup:
+        raise ConfigError(
+            f"{network}.optimizer.step_epochs must begin after the warm-up, whose "
+            f"{network}.optimizer.warmup_epochs are {warmup:g}, found {steps}"
         )

@@ -178,7 +178,7 @@ def rigl(weights, gradients, masks, prune_rate):
     new_masks = []
     for weight, gradient, mask in zip(weights, gradients, masks, strict=True):
         active = int(mask.sum())
-        dropped = min(math.ceil(np.float32(prune_rate) * np.float32(active)), active)
+        dropped = min(math.floor(np.float32(prune_rate) * np.float32(active)), active)
         dropped = min(dropped, max(active - 1, 0))
         magnitude = np.where(mask, np.abs(weight), -np.inf)
         survivors = top_by_sorting(magnitude, active - dropped)

@@ -4,8 +4,10 @@ import json
 import re
 import tomllib
 from fnmatch import fnmatch
+from fractions import Fraction
 from pathlib import Path
 
+import jax.numpy as jnp
 import numpy as np
 import pytest
 from ml_collections import ConfigDict
@@ -315,6 +317,25 @@ def test_overrides_of_nothing_make_an_independent_copy():
         ("data.train_split", "a=b", "a=b"),
         ("data.data_dir", Path("some/folder"), "some/folder"),
         ("data.data_dir", "1", "1"),
+        # NumPy's and JAX's scalars and arrays.
+        ("data.flip", np.True_, True),
+        ("data.flip", np.array(False), False),
+        ("data.flip", jnp.array(True), True),
+        ("seed", np.uint8(7), 7),
+        ("seed", np.array(7), 7),
+        ("seed", jnp.int32(7), 7),
+        ("student.density", np.array(0.25), 0.25),
+        ("student.density", np.longdouble(0.25), 0.25),
+        ("student.density", jnp.bfloat16(0.25), 0.25),
+        ("student.density", jnp.array(1), 1.0),
+        ("student.density", Fraction(1, 4), 0.25),
+        ("data.name", np.str_("cifar10"), "cifar10"),
+        ("data.name", np.array("cifar10"), "cifar10"),
+        ("student.optimizer.step_epochs", np.array([8, 9]), (8, 9)),
+        ("student.optimizer.step_epochs", jnp.array([8, 9]), (8, 9)),
+        ("student.optimizer.step_epochs", [np.int64(8), np.array(9)], (8, 9)),
+        ("student.optimizer.step_epochs", np.array([]), ()),
+        ("student.optimizer.step_epochs", np.array("8,9"), (8, 9)),
     ],
 )
 def test_values_take_the_type_of_their_field(key, value, expected):
@@ -354,6 +375,24 @@ def test_values_take_the_type_of_their_field(key, value, expected):
         ({"data.flip": 1}, r"true or false \(bool\), found 1 \(int\)"),
         ({"data.name": 3}, r"data\.name must be a text \(str\), found 3 \(int\)"),
         ("student.optimizer.step_epochs=3,x", "must be a tuple of whole numbers"),
+        ({"seed": np.True_}, r"whole number \(int\), found True \(bool\)"),
+        ({"seed": np.float64(1)}, r"whole number \(int\), found 1\.0 \(float\)"),
+        ({"seed": np.array([1])}, r"whole number \(int\), found \[1\] \(list\)"),
+        ({"seed": np.array("x")}, r"whole number \(int\), found 'x' \(str\)"),
+        ({"seed": [np.int64(3)]}, r"whole number \(int\), found \[3\] \(list\)"),
+        ({"seed": np.arange(999)}, r"found \[0, 1, .*, 2\.\.\. \(list\)$"),
+        ({"data.flip": np.array([0.5])}, r"true or false \(bool\), found \[0\.5\] \(list\)"),
+        ({"data.flip": np.int64(1)}, r"true or false \(bool\), found 1 \(int\)"),
+        ({"data.name": np.array(["cifar10"])}, r"a text \(str\), found \['cifar10'\] \(list\)"),
+        ({"student.density": np.float64("nan")}, r"finite number \(float\), found nan \(float\)"),
+        ({"student.density": np.complex64(1)}, r"finite number .* found \(1\+0j\) \(complex\)"),
+        ({"student.density": jnp.array([0.5])}, r"finite number .* found \[0\.5\] \(list\)"),
+        ({"student.density": 10**400}, r"finite number .* found 1000*\.\.\. \(int\)"),
+        ({"student.optimizer.step_epochs": np.array([1.0, 2.0])}, r"whole numbers .* found \[1\.0, 2\.0\]"),
+        ({"student.optimizer.step_epochs": np.array([True])}, r"whole numbers .* found \[True\]"),
+        ({"student.optimizer.step_epochs": np.array([[1, 2]])}, r"whole numbers .* found \[\[1, 2\]\]"),
+        ({"student.optimizer.step_epochs": np.array(3)}, r"whole numbers .* found 3 \(int\)"),
+        ({"compute.dtype": np.float32}, r"a text \(str\), found <class 'numpy.float32'> \(type\)"),
         ({"student.optimizer.step_epochs": 3}, "must be a tuple of whole numbers"),
         # Limits.
         ("seed=-1", "seed must be at least 0, found -1"),

@@ -27,10 +27,16 @@ from tiny import TwoLayers, assert_same
 
 from alite_jax.data.pipeline import TrainBatches
 from alite_jax.errors import ConfigError
-from alite_jax.sparsity.schedules import RewiringSteps
+from alite_jax.sparsity import gradual as gradual_lib
+from alite_jax.sparsity.rewiring import METHODS
+from alite_jax.training import fit as fit_module
 from alite_jax.training import parallel
 from alite_jax.training.dispatch import on_last_batch
-from alite_jax.training.rewire import make_rewire_step, rewiring_steps
+from alite_jax.training.rewire import (
+    check_rewiring_steps,
+    make_rewire_step,
+    rewiring_steps,
+)
 
 # Two rewirings of RigL, after steps 3 and 6 of 12, and none between 9 and 12.
 RIGL = {
@@ -101,7 +107,44 @@ def test_rigl_grows_by_the_gradient_and_forgets_the_momentum_of_what_came(
     assert_same(after.batch_stats, state.batch_stats)
 
 
-@pytest.mark.parametrize("method", ["sparse_momentum", "set", "gradual"])
+def test_set_forgets_the_momentum_of_what_came(tmp_path: Path) -> None:
+    config = make_config(pruning__method="set")
+    state = noisy_state(tmp_path, config)
+    steps = rewiring_steps(config, steps_per_epoch=4)
+    after = jax.jit(make_rewire_step(config, steps, jax.random.key(0)))(state)
+    traces = (optax.tree_utils.tree_get(s.opt_state, "trace") for s in (state, after))
+    momenta = [prunable(trace, state.masks) for trace in traces]
+    masks = [prunable(s.masks, state.masks) for s in (state, after)]
+    for old, new, before, found in zip(*masks, *momenta, strict=True):
+        came = new & ~old
+        assert came.any()
+        np.testing.assert_array_equal(found, np.where(came, 0, before))
+
+
+def test_rigl_looks_at_the_step_that_was_taken(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """At its views, alpha and temperature, not at those of the step that comes next."""
+    seen: list[Any] = []
+    make_gradients = fit_module.make_gradients
+
+    def watched(*arguments: Any, **settings: Any) -> Any:
+        gradients = make_gradients(*arguments, **settings)
+
+        def call(state: Any, *inputs: Any) -> Any:
+            jax.debug.callback(lambda step: seen.append(int(step)), state.step)
+            return gradients(state, *inputs)
+
+        return call
+
+    monkeypatch.setattr(fit_module, "make_gradients", watched)
+    train(tmp_path, make_config(**RIGL))
+    jax.effects_barrier()
+    # Steps are counted from 0; each of the two devices tells.
+    assert sorted(seen) == [2, 2, 5, 5]
+
+
+@pytest.mark.parametrize("method", ["sparse_momentum", "gradual"])
 def test_others_leave_the_optimizer_as_it_is(tmp_path: Path, method: str) -> None:
     config = make_config(pruning__method=method)
     state = noisy_state(tmp_path, config)
@@ -219,24 +262,28 @@ def test_gradual_pruning_records_the_density_of_each_step(tmp_path: Path) -> Non
 
 
 @pytest.mark.parametrize(
+    "method", sorted({*METHODS, *gradual_lib.GRADUAL} - {"static"})
+)
+@pytest.mark.parametrize(
     "changes",
     [{"pruning.every_steps": 12}, {"pruning.stop_fraction": 0.3}],
     ids=["too rarely", "too short"],
 )
-def test_a_student_that_would_never_be_pruned_stops_before_anything_is_computed(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, changes: dict[str, Any]
+def test_masks_that_would_never_change_stop_a_run_before_anything_is_computed(
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    changes: dict[str, Any],
+    method: str,
 ) -> None:
     monkeypatch.setattr(parallel, "run_once", failing(lambda f: f(), 0))
+    does = "prunes" if method in gradual_lib.GRADUAL else "changes masks"
     with pytest.raises(
-        ConfigError, match="'gradual' prunes every .* set pruning.every"
+        ConfigError, match=f"'{method}' {does} every .* set pruning.every"
     ):
-        train(tmp_path, make_config(pruning__method="gradual", **changes))
-    # Others just keep their masks, and a dense student needs none.
-    steps = rewiring_steps(make_config(pruning__method="rigl", **changes), 4)
-    assert steps.last == 0
-    dense = make_config(pruning__method="gradual", student__density=1.0, **changes)
-    assert rewiring_steps(dense, 4) == RewiringSteps(
-        12,
-        changes.get("pruning.every_steps", 4),
-        changes.get("pruning.stop_fraction", 1.0),
-    )
+        train(tmp_path, make_config(pruning__method=method, **changes))
+    # Static masks need no such step, nor does a dense student.
+    for other in ({"pruning__method": "static"}, {"student__density": 1.0}):
+        config = make_config(**{"pruning__method": method, **other}, **changes)
+        steps = rewiring_steps(config, 4)
+        check_rewiring_steps(config, steps)
+        assert (steps.total, steps.last) == (12, 0)

@@ -181,8 +181,8 @@ def test_rigl_equals_the_plain_oracle(shapes, density, prune_rate, seed):
 
 def test_rigl_by_hand():
     params, masks = small_example()
-    # a drops -1 and 3 of (4, -1, 3), b -.5 of (2, -.5); each grows as many where the
-    # gradient is largest, whatever the other layer's are.
+    # a drops -1 of (4, -1, 3), since one and a half is one, b -.5 of (2, -.5); each
+    # grows one where the gradient is largest, whatever the other layer's are.
     gradients = {
         "a": jnp.array([[90.0, 1.0, -3.0], [0.0, 2.0, -4.0]]),
         "b": jnp.array([0.1, 90.0, 0.0, 0.2, 0.3, -0.4]),
@@ -190,9 +190,25 @@ def test_rigl_by_hand():
     }
     key = jax.random.key(0)
     found = rewire_jitted(params, gradients, masks, 0.5, key, "rigl")
-    assert found["a"].tolist() == [[True, False, True], [False, False, True]]
+    assert found["a"].tolist() == [[True, False, False], [False, True, True]]
     assert found["b"].tolist() == [False, True, False, False, False, True]
     assert found["scale"].tolist() is True
+
+
+@pytest.mark.parametrize(
+    ("method", "dropped"), [("rigl", 2), ("set", 2), ("sparse_momentum", 3)]
+)
+def test_what_is_no_whole_number_is_rounded_as_in_the_methods_own_codes(
+    method, dropped
+):
+    """Of 7 weights 0.3 are dropped: 2.1."""
+    params = {"a": jnp.concatenate([jnp.arange(1.0, 8.0), jnp.zeros(5)])}
+    masks = {"a": params["a"] > 0}
+    # All that is absent attracts more than what was there.
+    scores = {"a": jnp.where(masks["a"], 0.0, jnp.arange(1.0, 13.0))}
+    found = rewire_jitted(params, scores, masks, 0.3, jax.random.key(1), method)
+    assert found["a"][:7].tolist() == [False] * dropped + [True] * (7 - dropped)
+    assert counts(found) == [7]
 
 
 def small_example():

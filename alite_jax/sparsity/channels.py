@@ -129,7 +129,7 @@ def draw_units(
     """
     layout = _layout(groups)
     if params is None:
-        scores = jax.random.uniform(key, layout.shape)
+        scores = jax.random.uniform(key, layout.shape, jnp.float32)
     else:
         scores = _pack(layout, _norms(groups, params))
     return _unpack(groups, layout.top(_only_units(layout, scores), counts))

@@ -72,7 +72,7 @@ def init_masks(
     """
 
     def at_random(layout: Layout, weights: list[jax.Array]) -> jax.Array:
-        return jax.random.uniform(key, layout.shape)
+        return jax.random.uniform(key, layout.shape, jnp.float32)
 
     return _highest(at_random, params, density, distribution)
 
@@ -120,6 +120,24 @@ def _highest(
         for (_, leaf), chosen in zip(named, prunable, strict=True)
     ]
     return jax.tree.unflatten(jax.tree.structure(params), leaves)
+
+
+def nominal_density(
+    params: Params, density: float, distribution: str = "uniform"
+) -> float:
+    """The density that masks get: a little more where each layer keeps one weight.
+
+    Args:
+        params: parameters, or their shapes.
+        density: that is asked for, in (0, 1].
+        distribution: see `init_masks`.
+
+    Raises:
+        ConfigError: see `init_masks`.
+    """
+    shapes = [leaf.shape for path, leaf in named_leaves(params) if is_prunable(path)]
+    kept = layer_counts(shapes, density, distribution)
+    return sum(kept) / sum(math.prod(shape) for shape in shapes)
 
 
 def apply_masks(masks: Masks, tree: Params) -> Params:

@@ -38,6 +38,8 @@ class Method(NamedTuple):
             optimizer's momentum.
         fresh_momentum: whether weights that come in start without momentum; otherwise
             with that of the gradients that they had while absent.
+        round_drop: makes a whole number of the weights to drop, as the method's own
+            code does: up, or down.
     """
 
     drop: Score
@@ -45,6 +47,7 @@ class Method(NamedTuple):
     redistribute: bool
     by_gradient: bool = False
     fresh_momentum: bool = False
+    round_drop: Callable[[jax.Array], jax.Array] = jnp.ceil
 
 
 def _magnitude(weights: jax.Array, scores: jax.Array, key: jax.Array) -> jax.Array:
@@ -56,18 +59,25 @@ def _score(weights: jax.Array, scores: jax.Array, key: jax.Array) -> jax.Array:
 
 
 def _random(weights: jax.Array, scores: jax.Array, key: jax.Array) -> jax.Array:
-    return jax.random.uniform(key, weights.shape)
+    return jax.random.uniform(key, weights.shape, jnp.float32)
 
 
 METHODS: dict[str, Method | None] = {
     "sparse_momentum": Method(drop=_magnitude, grow=_score, redistribute=True),
-    "set": Method(drop=_magnitude, grow=_random, redistribute=False),
+    "set": Method(
+        drop=_magnitude,
+        grow=_random,
+        redistribute=False,
+        fresh_momentum=True,
+        round_drop=jnp.floor,
+    ),
     "rigl": Method(
         drop=_magnitude,
         grow=_score,
         redistribute=False,
         by_gradient=True,
         fresh_momentum=True,
+        round_drop=jnp.floor,
     ),
     "static": None,  # the masks of the start stay
 }
@@ -118,7 +128,7 @@ def rewire(
     lost: jax.Array | int = 0
     if allowed is None:
         room = layout.pack([jnp.ones(size, bool) for size in layout.sizes])
-        sizes = jnp.array(layout.sizes)
+        sizes = jnp.array(layout.sizes, jnp.int32)
     else:
         room = layout.pack([jax.tree.leaves(allowed)[i] for i in prunable])
         sizes, lost = layout.sums(room), layout.sums(active & ~room)
@@ -127,12 +137,12 @@ def rewire(
 
     # An empty layer has no importance, rather than none over none.
     importance = layout.sums(jnp.where(active, jnp.abs(layer_scores), 0.0))
-    importance = importance / jnp.maximum(nonzero, 1)
+    importance = importance / jnp.maximum(nonzero, 1).astype(jnp.float32)
     importance = importance / jnp.maximum(
         jnp.sum(importance), jnp.finfo("float32").tiny
     )
 
-    dropped = _to_drop(nonzero, sizes, importance, prune_rate, chosen.redistribute)
+    dropped = _to_drop(nonzero, sizes, importance, prune_rate, chosen)
     kept = nonzero - dropped
     grown = dropped + lost
     if chosen.redistribute or allowed is not None:
@@ -154,7 +164,7 @@ def _to_drop(
     sizes: jax.Array,
     importance: jax.Array,
     prune_rate: jax.Array | float,
-    redistribute: bool,
+    method: Method,
 ) -> jax.Array:
     """How many weights each layer drops, `[layers]` int32; never its last one.
 
@@ -162,13 +172,14 @@ def _to_drop(
     sparse momentum's code: it would only get its weights back.
     """
     rate = jnp.full(sizes.shape, prune_rate, jnp.float32)
-    if redistribute:
+    if method.redistribute:
         # Compiled, a division by constants becomes a product with their reciprocals,
         # which differs in the last bit, and `ceil` makes a weight of that.
-        sparsity = (sizes - nonzero) / jax.lax.optimization_barrier(sizes)
+        whole = jax.lax.optimization_barrier(sizes).astype(jnp.float32)
+        sparsity = (sizes - nonzero).astype(jnp.float32) / whole
         protected = (sparsity < _DENSE_SPARSITY) & (importance > 1 / sizes.size)
         rate = jnp.where(protected, jnp.minimum(sparsity, rate), rate)
-    dropped = jnp.ceil(rate * nonzero).astype(jnp.int32)
+    dropped = method.round_drop(rate * nonzero.astype(jnp.float32)).astype(jnp.int32)
     return jnp.minimum(dropped, jnp.maximum(nonzero - 1, 0))
 
 
@@ -187,12 +198,13 @@ def _allocate(
         `[layers]` int32 of sum `total`, none above `zeros`. What exceeds 99 % of a
         layer's zeros is shared equally by the layers that have room.
     """
-    capacity = jnp.floor(_FILL * zeros).astype(jnp.int32)
+    capacity = jnp.floor(_FILL * zeros.astype(jnp.float32)).astype(jnp.int32)
     capacity = jnp.where(jnp.sum(capacity) >= total, capacity, zeros)
     # Rounding the running total keeps the sum exact and each share within one weight.
     shares = jnp.cumsum(importance)
-    bounds = jnp.floor(shares / jnp.maximum(shares[-1], 1e-30) * total)
-    bounds = jnp.minimum(bounds.astype(jnp.int32), total).at[-1].set(total)
+    wanted = shares / jnp.maximum(shares[-1], 1e-30) * total.astype(jnp.float32)
+    bounds = jnp.floor(wanted).astype(jnp.int32)
+    bounds = jnp.minimum(bounds, total).at[-1].set(total)
     bounds = jax.lax.cummax(bounds)  # a parallel sum of floats may dip in the last bit
     grown = jnp.diff(bounds, prepend=0)
     grown = jnp.minimum(jnp.where(shares[-1] > 0, grown, fallback), capacity)
@@ -206,7 +218,7 @@ def _allocate(
         has_room = room > 0
         equal = rest // jnp.maximum(jnp.sum(has_room), 1)
         # Fewer weights than layers with room: the first of these take one each.
-        single = jnp.cumsum(has_room) <= rest
+        single = (jnp.cumsum(has_room) <= rest).astype(jnp.int32)
         return grown + jnp.minimum(room, jnp.where(equal > 0, equal, single))
 
     return jax.lax.while_loop(unfinished, share_rest, grown)

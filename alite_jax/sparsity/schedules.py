@@ -68,7 +68,8 @@ class RewiringSteps:
 
         float32 scalar in [0, 1]; 1 from `stop_fraction` of the training on.
         """
-        return jnp.minimum(step / (self.total * self.stop_fraction), 1.0)
+        done = jnp.asarray(step, jnp.float32) / (self.total * self.stop_fraction)
+        return jnp.minimum(done, 1.0)
 
     def remaining(self) -> np.ndarray:
         """What is left to prune after each change, by the cubic schedule.

@@ -1,5 +1,6 @@
 """Training one network, teacher or student, from its start or its checkpoint."""
 
+import dataclasses
 import time
 from collections.abc import Callable
 from contextlib import closing
@@ -13,6 +14,7 @@ import jax
 import optax
 
 from alite_jax.data.pipeline import TrainBatches
+from alite_jax.jax_settings import seed_key
 from alite_jax.sparsity.masks import density as density_of
 from alite_jax.sparsity.masks import layer_densities, prunes
 from alite_jax.training import parallel
@@ -29,12 +31,13 @@ from alite_jax.training.processes import is_first
 from alite_jax.training.profile import Trace
 from alite_jax.training.progress import Progress
 from alite_jax.training.rewire import (
+    check_rewiring_steps,
     make_rewire_step,
     needs_gradient,
     rewiring_steps,
     starts_dense,
 )
-from alite_jax.training.state import Variables, create_state
+from alite_jax.training.state import TrainState, Variables, create_state
 from alite_jax.training.step import make_gradients, make_train_step
 from alite_jax.training.structure import Structure
 from alite_jax.training.window import Window
@@ -71,7 +74,7 @@ class Network:
 
     def keys(self, seed: int) -> tuple[jax.Array, jax.Array, jax.Array]:
         """PRNG keys for the start, the steps and the rewirings."""
-        key = jax.random.fold_in(jax.random.key(seed), self.phase == "student")
+        key = jax.random.fold_in(seed_key(seed), self.phase == "student")
         init, steps, rewirings = jax.random.split(key, 3)
         return init, steps, rewirings
 
@@ -85,17 +88,21 @@ class Network:
         Raises:
             CheckpointError: there is none, or none of this model.
         """
-        template = jax.eval_shape(
-            partial(
-                create_state,
-                jax.random.key(0),
-                self.model,
-                optax.identity(),
-                image_shape,
-                self.make_masks,
-            )
+        template = self.template(image_shape)
+        return self.checkpoints(keep=1).restore_model(template)
+
+    def template(self, image_shape: tuple[int, int, int]) -> Variables:
+        """The shapes and dtypes of `params`, `batch_stats` and `masks`."""
+        create = partial(
+            create_state,
+            jax.random.key(0),
+            self.model,
+            optax.identity(),
+            image_shape,
+            self.make_masks,
         )
-        return self.checkpoints(keep=1).restore_model(template.variables)
+        variables: Variables = jax.eval_shape(create).variables
+        return variables
 
 
 def fit(
@@ -125,8 +132,8 @@ def fit(
         all the processes that worked on it, without evaluations.
 
     Raises:
-        ConfigError: the devices cannot share a batch as configured, or the student
-            would never be pruned.
+        ConfigError: the devices cannot share a batch as configured, or the masks of
+            the student would never change.
         TrainingError: the loss or the gradient is not finite; names the step and the
             last checkpoint.
         CheckpointError: a checkpoint cannot be read or written.
@@ -144,6 +151,8 @@ def fit(
     steps_per_epoch, epochs = batches.steps_per_epoch, network.recipe.epochs
     total_steps = epochs * steps_per_epoch
     rewirings = rewiring_steps(config, steps_per_epoch)
+    if network.phase == "student":
+        check_rewiring_steps(config, rewirings)
     optimizer = create_optimizer(network.recipe.optimizer, steps_per_epoch, epochs)
     init_key, step_key, rewire_key = network.keys(config.seed)
 
@@ -195,9 +204,13 @@ def fit(
         take_gradients = make_gradients(
             network.model, teacher_model, objective, data.spec, **settings
         )
-        gradient = on_last_batch(
-            lambda *inputs: take_gradients(*inputs)[0], feed.take, length
-        )
+
+        def of_the_step_done(state: TrainState, *inputs: Any) -> Any:
+            """The gradient at the new weights, else as the step has just had it."""
+            state = dataclasses.replace(state, step=state.step - 1)
+            return take_gradients(state, *inputs)[0]
+
+        gradient = on_last_batch(of_the_step_done, feed.take, length)
     rewire_step = parallel.spread(
         make_rewire_step(config, rewirings, rewire_key, gradient, network.structure),
         donate_state=True,

@@ -39,32 +39,42 @@ def rewiring_steps(config: Any, steps_per_epoch: int) -> RewiringSteps:
     Args:
         config: the whole configuration.
         steps_per_epoch: optimizer steps in an epoch.
-
-    Raises:
-        ConfigError: never, where these changes are what prunes.
     """
     pruning = config.pruning
-    steps = RewiringSteps(
+    return RewiringSteps(
         total=config.student.epochs * steps_per_epoch,
         every=pruning.every_steps or steps_per_epoch,
         stop_fraction=pruning.stop_fraction,
     )
-    weights = config.student.density < 1 and starts_dense(pruning.method)
-    units = pruning.structure != "none" and pruning.method != "static"
-    if steps.last == 0 and (weights or units):
-        what = (
-            f"structure {pruning.structure!r}"
-            if units
-            else f"method {pruning.method!r}"
-        )
-        raise ConfigError(
-            f"pruning.{what} prunes every {steps.every} steps, but"
-            f" the student's {steps.total} steps up to pruning.stop_fraction ="
-            f" {pruning.stop_fraction:g} have no such step before the last one; set"
-            " pruning.every_steps lower, or student.epochs or pruning.stop_fraction"
-            " higher"
-        )
-    return steps
+
+
+def check_rewiring_steps(config: Any, steps: RewiringSteps) -> None:
+    """Checks that masks change at all where the method says that they do.
+
+    Args:
+        config: the whole configuration.
+        steps: from `rewiring_steps`.
+
+    Raises:
+        ConfigError: there is no such step.
+    """
+    pruning = config.pruning
+    if pruning.method == "static" or steps.last > 0:
+        return
+    if pruning.structure != "none":
+        what = f"structure {pruning.structure!r} prunes"
+    elif config.student.density == 1:
+        return
+    elif starts_dense(pruning.method):
+        what = f"method {pruning.method!r} prunes"
+    else:
+        what = f"method {pruning.method!r} changes masks"
+    raise ConfigError(
+        f"pruning.{what} every {steps.every} steps, but the student's {steps.total}"
+        f" steps up to pruning.stop_fraction = {pruning.stop_fraction:g} have no such"
+        " step before the last one; set pruning.every_steps lower, or student.epochs or"
+        " pruning.stop_fraction higher"
+    )
 
 
 def make_rewire_step(
