@@ -21,6 +21,7 @@ from alite_jax.analysis.table import FORMATS, TABLES
 from alite_jax.config import ARGUMENTS, config_names, default_config, flatten
 from alite_jax.errors import AliteError, ConfigError, StoppedError, nearest
 from alite_jax.jobs import JOBS, Command
+from alite_jax.paths import user_path
 
 FLAGS = flags.FLAGS
 
@@ -232,7 +233,7 @@ def main(overrides: list[str]) -> int:
         workdir = f"runs/studies/{Path(FLAGS.study).stem}"
     try:
         join_processes()
-        JOBS[FLAGS.job](Command(name, overrides, workdir, FLAGS))
+        JOBS[FLAGS.job](Command(name, overrides, user_path(workdir), FLAGS))
     except StoppedError as error:
         print(error, file=sys.stderr)
         return 128 + error.signal
@@ -265,7 +266,8 @@ def default_workdir(name: str) -> str:
 
 
 def _report(error: AliteError) -> int:
-    print("error: " + " ".join(str(error).split()), file=sys.stderr)
+    # One line; but what stands in it to be pasted keeps its spaces.
+    print("error: " + re.sub(r"\s*\n\s*", " ", str(error).strip()), file=sys.stderr)
     return 2
 
 

@@ -6,6 +6,7 @@ from pathlib import Path
 from types import ModuleType
 
 from alite_jax.errors import ConfigError, nearest
+from alite_jax.paths import user_path
 
 
 def config_directory() -> Path:
@@ -38,7 +39,7 @@ def find_config(name: str) -> Path:
     Raises:
         ConfigError: there is no such name or file.
     """
-    path = Path(name).expanduser()
+    path = user_path(name)
     if path.suffix != ".py":
         if name not in config_names():
             raise ConfigError(

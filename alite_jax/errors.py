@@ -24,6 +24,10 @@ class CheckpointError(AliteError):
     """A checkpoint cannot be written, or does not belong to this model."""
 
 
+class InUseError(AliteError):
+    """Another process is at work in the folder of a run."""
+
+
 class TrainingError(AliteError):
     """Training cannot go on, for example because the loss is not finite."""
 

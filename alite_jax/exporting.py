@@ -5,6 +5,7 @@ import os
 import shutil
 import time
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import jax
@@ -18,19 +19,27 @@ from alite_jax.deploy.card import card_text
 from alite_jax.deploy.compact import widths_as_json
 from alite_jax.deploy.export import compare, export_program, forward_of, milliseconds
 from alite_jax.deploy.pack import pack, unpack
+from alite_jax.deploy.precision import bounds, logits_change
 from alite_jax.deploy.tflite import read_tflite, tflite_program, with_all_pairs
+from alite_jax.jax_settings import job
 from alite_jax.models.resnet import ResNet
+from alite_jax.paths import user_path
 from alite_jax.sparsity.masks import density
 from alite_jax.training import parallel
 from alite_jax.training.evaluation import Evaluator
 from alite_jax.training.fit import Network
 from alite_jax.training.loop import load_data
-from alite_jax.training.networks import compact_checked, create_networks
-from alite_jax.training.run_folder import run_folder, write_whole
+from alite_jax.training.networks import (
+    compact_checked,
+    compared_images,
+    create_networks,
+)
+from alite_jax.training.run_folder import at_work, write_whole
 
 BATCHES = (1, 64)
 
 
+@job
 def export(
     config: Any,
     workdir: str | os.PathLike[str],
@@ -57,7 +66,14 @@ def export(
         AliteError: with one sentence, for whatever is wrong.
     """
     config_lib.validate(config)
-    folder = run_folder(workdir)
+    folder = user_path(workdir)
+    with at_work(folder):
+        return _export(config, folder, values, multiple, tflite)
+
+
+def _export(
+    config: Any, folder: Path, values: str, multiple: int, tflite: bool
+) -> dict[str, Any]:
     data = load_data(config)
     images = data.evaluation.images
     teacher, student = create_networks(config, data, folder)
@@ -68,11 +84,14 @@ def export(
 
     whole = student.restore(data.image_shape)
     assert isinstance(student.model, ResNet)
-    smaller = compact_checked(student.model, whole, data, multiple)
+    some = compared_images(data)
+    smaller = compact_checked(student.model, whole, some, multiple)
     compacted = replace(student, model=smaller.model)
     model = student.identity | {"widths": widths_as_json(smaller.model)}
     content = pack(model, smaller.variables, values)
     packed = unpack(content)
+    before = (smaller.model, smaller.variables)
+    packing = logits_change(before, (smaller.model, packed.variables), some)
     theirs = teacher.restore(data.image_shape)
     programs = {}
     for network, variables in ((teacher, theirs), (compacted, packed.variables)):
@@ -99,6 +118,7 @@ def export(
         "values": values,
         "accuracy": accuracy(compacted, packed.variables),
         "accuracy_before_packing": accuracy(student, whole),
+        "packing_error": packing,
         "teacher": {
             "name": teacher.identity["model"],
             "accuracy": accuracy(teacher, theirs),
@@ -112,12 +132,13 @@ def export(
     write_whole(draft / artefact.CARD, json.dumps(card))  # Needed to read it back.
     exported = artefact.load(draft)
     forward, weights, _ = programs["student"]
-    agreement = compare(exported.logits, forward, weights, images)
-    card["agreement"] = agreement._asdict()
+    allowed = bounds(smaller.model.dtype, weights)
+    agreement = compare(exported.logits, forward, weights, images, allowed)
+    card["agreement"] = agreement._asdict() | {"allowed": allowed._asdict()}
     if lite is not None:
         call = read_tflite(lite)
         card["tflite"] = {
-            "agreement": compare(call, forward, weights, images)._asdict(),
+            "agreement": compare(call, forward, weights, images, allowed)._asdict(),
             "milliseconds": milliseconds({"lite": call}, images[:1])["lite"],
             "bytes": len(lite),
         }

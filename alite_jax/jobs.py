@@ -13,8 +13,10 @@ from typing import Any
 from ml_collections import ConfigDict
 
 import alite_jax
-from alite_jax.config import from_json, get_config, override
+from alite_jax import run_config
+from alite_jax.config import get_config, override
 from alite_jax.errors import ConfigError
+from alite_jax.paths import user_path
 
 
 @dataclass(frozen=True)
@@ -30,7 +32,7 @@ class Command:
 
     config_name: str | None
     overrides: Sequence[str]
-    workdir: str
+    workdir: Path
     flags: Any
 
     def config(self) -> ConfigDict:
@@ -69,7 +71,7 @@ def export(command: Command) -> None:
     flags = command.flags
     how = flags.values, flags.multiple, flags.tflite
     alite_jax.export(command.config(), command.workdir, *how)
-    print((Path(command.workdir) / "export" / "card.md").read_text())
+    print((command.workdir / "export" / "card.md").read_text())
 
 
 def report(command: Command) -> None:
@@ -176,22 +178,19 @@ def keep_compiled_programs() -> None:
     if jax.config.jax_compilation_cache_dir is not None:  # type: ignore[attr-defined]
         return
     try:
-        folder = Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache").expanduser()
+        folder = user_path(os.environ.get("XDG_CACHE_HOME") or "~/.cache")
         folder = folder / "alite_jax"
         folder.mkdir(parents=True, exist_ok=True)
-    except (OSError, RuntimeError):  # The latter where there is no home.
+    except (OSError, ConfigError):  # The latter where there is no home.
         return
     if os.access(folder, os.W_OK):
         jax.config.update("jax_compilation_cache_dir", str(folder))
 
 
-def load_config(name: str | None, workdir: str, overrides: Sequence[str]) -> ConfigDict:
+def load_config(
+    name: str | None, workdir: Path, overrides: Sequence[str]
+) -> ConfigDict:
     """Returns the named config, else that of the run in `workdir`, else digits."""
-    recorded = Path(workdir) / "config.json"
-    if name is not None or not recorded.exists():
+    if name is not None or not (workdir / run_config.FILE).exists():
         return get_config(name or "digits", overrides)
-    try:
-        config = from_json(recorded.read_text())
-    except (OSError, ConfigError) as error:
-        raise ConfigError(f"{recorded} cannot be used: {error}") from error
-    return override(config, overrides)
+    return override(run_config.read_config(workdir), overrides)

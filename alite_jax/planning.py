@@ -17,6 +17,7 @@ from alite_jax.deploy.compact import compact, widths_as_json
 from alite_jax.deploy.export import export_program, forward_of, milliseconds
 from alite_jax.deploy.pack import pack, unpack
 from alite_jax.errors import ConfigError, nearest
+from alite_jax.jax_settings import job, seed_key
 from alite_jax.models.resnet import STUDENT_OPTIONS, ResNet, create_model
 from alite_jax.sparsity.masks import apply_masks, count_nonzero, is_prunable
 from alite_jax.training.networks import draw_masks
@@ -53,6 +54,7 @@ class _Student(NamedTuple):
     shape: tuple[int, int, int]
 
 
+@job
 def plan(config: Any, kind: str, value: float, batch: int = 1) -> Planned:
     """Works out the fields that reach a target; trains nothing and reads no data.
 
@@ -210,7 +212,7 @@ def _masks(config: Any, student: _Student) -> tuple[Any, Any]:
     config = override(config, {"pruning.method": "static"})
     structure = create_structure(config, student.model, student.shape)
     params = _draw(student.model, student.shape)["params"]
-    key = jax.random.key(config.seed)
+    key = seed_key(config.seed)
     return jax.jit(partial(draw_masks, config, structure))(key, params), params
 
 

@@ -16,12 +16,13 @@ from alite_jax.config import to_json, validate
 from alite_jax.data.augment import normalize
 from alite_jax.data.sources import class_names
 from alite_jax.errors import CheckpointError
+from alite_jax.jax_settings import job
+from alite_jax.paths import user_path
 from alite_jax.training.loop import load_data, restore
 from alite_jax.training.metrics import read_metrics
 from alite_jax.training.run_folder import (
     read_card,
     read_summary,
-    run_folder,
     write_whole,
 )
 from alite_jax.trees import named_leaves
@@ -30,6 +31,7 @@ FILE = Path("report", "index.html")
 _PICTURES = 16  # images to show
 
 
+@job
 def report(config: Any, workdir: str | os.PathLike[str]) -> Path:
     """Writes `WORKDIR/report/index.html`, a page that carries all its pictures.
 
@@ -45,7 +47,7 @@ def report(config: Any, workdir: str | os.PathLike[str]) -> Path:
         AliteError: with one sentence, for whatever else is wrong.
     """
     validate(config)
-    folder = run_folder(workdir)
+    folder = user_path(workdir)
     summary = read_summary(folder)
     if summary is None or "student" not in summary:
         raise CheckpointError(

@@ -234,7 +234,7 @@ def test_a_workdir_in_a_bucket(
 ) -> None:
     monkeypatch.chdir(tmp_path)
     assert run_command("--config=digits", "--workdir=gs://bucket/run") == 2
-    wanted = "--workdir must be a folder, found gs://bucket/run: mount the bucket"
+    wanted = "gs://bucket/run is no path on this machine: mount the bucket"
     check_sentence(capsys.readouterr().err, [wanted])
     assert not list(tmp_path.iterdir())
 

@@ -1,18 +1,22 @@
 """Compacted networks: the same logits from smaller arrays."""
 
+import math
+import signal
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import jax
 import numpy as np
 import pytest
 from compiling import quick_jit
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from tiny import assert_same
 
-from alite_jax.deploy.compact import compact, cut_tree
-from alite_jax.models.layers import HeadDims
-from alite_jax.models.resnet import BlockWidths, ResNet, create_model
+from alite_jax.deploy.compact import Compacted, compact, cut_tree
+from alite_jax.models.layers import Conv3x3, HeadDims
+from alite_jax.models.resnet import NORM_EPSILON, BlockWidths, ResNet, create_model
 from alite_jax.sparsity.masks import apply_masks, init_masks
 from alite_jax.trees import named_leaves, nested
 
@@ -193,3 +197,201 @@ def test_compaction_is_done_once(
     # Whatever goes with the parameters is cut in the same way.
     momentum = cut_tree(found.cuts, pruned["params"])
     assert_same(momentum, found.variables["params"])
+
+
+# One block of the name below, of which `compact` needs no more than the weights.
+ONE_BLOCK = ResNet(blocks=(1,), spatial=(Conv3x3,), num_classes=1)
+INPUTS = np.random.default_rng(1).normal(size=(2, 3, 3, 4))
+KERNELS = ("reduce", "kernel", "query", "key", "value", "embeddings", "expand")
+
+
+def sparse_block(
+    dims: HeadDims | None, width: int, densities: dict[str, float], seed: int
+) -> dict[str, Any]:
+    """Variables of one block whose kernels have weights with these probabilities.
+
+    Embeddings are drawn as whole channels. Without heads it is a convolution.
+    """
+    random = np.random.default_rng(seed)
+
+    def draw(name: str, *shape: int) -> np.ndarray:
+        there = random.random(shape) < densities[name]
+        return np.float32(random.normal(size=shape) * there)
+
+    def embeddings(half: int) -> np.ndarray:
+        return draw("embeddings", 1, half) * np.float32(random.normal(size=(3, half)))
+
+    def norm(channels: int) -> tuple[dict[str, Any], dict[str, Any]]:
+        scale, bias, mean, var = random.normal(size=(4, channels)).astype(np.float32)
+        return {"scale": 1 + scale / 4, "bias": bias - 1}, {"mean": mean, "var": var**2}
+
+    if dims is None:
+        features = width
+        spatial: Any = {"kernel": draw("kernel", 3, 3, width, features)}
+    else:
+        features, qk = dims.heads * dims.value, dims.heads * dims.qk
+        spatial = {
+            "query": {"kernel": draw("query", width, qk)},
+            "key": {"kernel": draw("key", width, qk)},
+            "value": {"kernel": draw("value", width, features)},
+            "row_embeddings": embeddings(dims.qk // 2),
+            "column_embeddings": embeddings(dims.qk // 2),
+        }
+    norms = {
+        "reduce_norm": norm(width),
+        "spatial_norm": norm(features),
+        "expand_norm": norm(6),
+    }
+    params = {
+        "reduce": {"kernel": draw("reduce", INPUTS.shape[-1], width)},
+        "spatial": spatial,
+        "expand": {"kernel": draw("expand", features, 6)},
+        **{name: parts[0] for name, parts in norms.items()},
+    }
+    statistics = {name: parts[1] for name, parts in norms.items()}
+    return {
+        "params": {"stage1_block1": params},
+        "batch_stats": {"stage1_block1": statistics},
+    }
+
+
+def branch(variables: dict[str, Any], heads: int, train: bool) -> np.ndarray:
+    """What one block adds to its shortcut, in NumPy and float64."""
+    params, statistics = (
+        variables[kind]["stage1_block1"] for kind in ("params", "batch_stats")
+    )
+
+    def norm(maps: np.ndarray, name: str) -> np.ndarray:
+        mean, var = statistics[name]["mean"], statistics[name]["var"]
+        if train:
+            mean, var = maps.mean(axis=(0, 1, 2)), maps.var(axis=(0, 1, 2))
+        maps = (maps - mean) / np.sqrt(var + NORM_EPSILON)
+        return maps * params[name]["scale"] + params[name]["bias"]
+
+    def by_head(maps: np.ndarray) -> np.ndarray:
+        return maps.reshape(*maps.shape[:-1], heads, -1)
+
+    spatial = params["spatial"]
+    maps = norm(INPUTS @ params["reduce"]["kernel"], "reduce_norm").clip(0)
+    padded = np.pad(maps, [(0, 0), (1, 1), (1, 1), (0, 0)])
+    windows = np.lib.stride_tricks.sliding_window_view(padded, (3, 3), (1, 2))
+    if heads == 0:
+        maps = np.einsum("bijcuv,uvcd->bijd", windows, spatial["kernel"])
+    else:
+        windows = np.moveaxis(windows.reshape(*maps.shape, 9), -1, -2)
+        rows, columns = (spatial[f"{name}_embeddings"] for name in ("row", "column"))
+        offsets = np.concatenate(
+            [np.repeat(rows, 3, axis=0), np.tile(columns, (3, 1))], axis=1
+        )
+        keys = by_head(windows @ spatial["key"]["kernel"]) + offsets[:, None]
+        queries = by_head(maps @ spatial["query"]["kernel"])
+        products = np.einsum("bijhd,bijwhd->bijwh", queries, keys)
+        weights = np.exp(products - products.max(axis=3, keepdims=True))
+        weights /= weights.sum(axis=3, keepdims=True)
+        values = by_head(windows @ spatial["value"]["kernel"])
+        output = np.einsum("bijwh,bijwhd->bijhd", weights, values)
+        maps = output.reshape(*maps.shape[:3], -1)
+    maps = norm(maps, "spatial_norm").clip(0) @ params["expand"]["kernel"]
+    return norm(maps, "expand_norm")
+
+
+@contextmanager
+def seconds_of_cpu(most: float) -> Iterator[None]:
+    """Ends what would never end by itself."""
+
+    def stop(*_: Any) -> None:
+        raise TimeoutError(f"not done after {most} s of CPU time")
+
+    before = signal.signal(signal.SIGVTALRM, stop)
+    signal.setitimer(signal.ITIMER_VIRTUAL, most)
+    try:
+        yield
+    finally:
+        signal.setitimer(signal.ITIMER_VIRTUAL, 0)
+        signal.signal(signal.SIGVTALRM, before)
+
+
+def compacted(variables: dict[str, Any], multiple: int) -> tuple[Compacted, Any]:
+    """Compacts one block and returns its widths, too."""
+    with seconds_of_cpu(5):
+        found = compact(ONE_BLOCK, variables, multiple)
+    assert found.model.widths is not None
+    return found, found.model.widths[0]
+
+
+def assert_same_branch(
+    variables: dict[str, Any], dims: HeadDims | None, found: Compacted
+) -> None:
+    assert found.model.widths is not None
+    left = found.model.widths[0].dims
+    for train in (False, True):
+        wanted = branch(variables, dims.heads if dims else 0, train)
+        ours = branch(found.variables, left.heads if left else 0, train)
+        np.testing.assert_allclose(ours, wanted, atol=1e-5 * np.abs(wanted).max())
+
+
+def test_channels_that_fill_up_keep_no_others() -> None:
+    """A head that only stays because one has to; its query has a weight."""
+    dims = HeadDims(2, 16, 16)
+    variables = sparse_block(dims, 32, dict.fromkeys(KERNELS, 1.0), seed=0)
+    block = variables["params"]["stage1_block1"]
+    block["reduce"]["kernel"][:, 0] = 0
+    block["reduce_norm"]["bias"][0] = 0
+    variables["batch_stats"]["stage1_block1"]["reduce_norm"]["mean"][0] = 0
+    for name in ("query", "key", "value"):
+        block["spatial"][name]["kernel"][:] = 0
+    block["spatial"]["query"]["kernel"][0, 1] = 1
+    block["spatial"]["key"]["kernel"][1:4, 1] = 1
+    found, widths = compacted(variables, 1)
+    assert widths == BlockWidths(1, 1, HeadDims(1, 2, 1))
+    assert_same_branch(variables, dims, found)
+
+
+@given(
+    dims=st.sampled_from(
+        [None, HeadDims(1, 8, 8), HeadDims(2, 16, 3), HeadDims(4, 2, 8)]
+    ),
+    width=st.sampled_from([3, 32]),
+    densities=st.fixed_dictionaries(
+        dict.fromkeys(KERNELS, st.sampled_from([0.001, 0.01, 0.05, 0.2, 1.0]))
+    ),
+    multiple=st.sampled_from([1, 2, 4, 8]),
+    seed=st.integers(0, 9999),
+)
+@example(
+    dims=HeadDims(1, 8, 8),
+    width=32,
+    densities=dict(
+        zip(KERNELS, [0.001, 0.001, 0.01, 0.2, 0.05, 1.0, 0.2], strict=True)
+    ),
+    multiple=2,
+    seed=46,
+)
+@settings(max_examples=100, deadline=None)
+def test_sparse_blocks(
+    dims: HeadDims | None,
+    width: int,
+    densities: dict[str, float],
+    multiple: int,
+    seed: int,
+) -> None:
+    """Compaction ends, changes no result and keeps no more than multiples demand."""
+    variables = sparse_block(dims, width, densities, seed)
+    found, widths = compacted(variables, multiple)
+    assert_same_branch(variables, dims, found)
+    again, _ = compacted(found.variables, multiple)
+    assert_same(again.variables, found.variables)
+
+    def rounded(left: int, unit: int, most: int) -> int:
+        return min(math.ceil(left / unit) * unit, most)
+
+    _, least = compacted(variables, 1)
+    assert widths.reduce == rounded(least.reduce, multiple, width)
+    if dims is None:
+        assert widths.features == rounded(least.features, multiple, width)
+    else:
+        heads, qk, value = least.dims
+        both_halves = 2 * max(1, multiple // 2)
+        qk = rounded(qk, both_halves, dims.qk)
+        assert widths.dims == (heads, qk, rounded(value, multiple, dims.value))
+        assert widths.features == heads * widths.dims.value

@@ -2,9 +2,11 @@
 
 import itertools
 import json
+import shutil
 import subprocess
 import sys
 import time
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -13,7 +15,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from PIL import Image
+from PIL import ExifTags, Image
 from tiny import run_command, tiny_config
 
 import alite_jax
@@ -23,8 +25,9 @@ from alite_jax.deploy.artefact import load
 from alite_jax.deploy.compact import check_compaction, compact
 from alite_jax.deploy.export import compare, export_program, milliseconds
 from alite_jax.deploy.pack import unpack
+from alite_jax.deploy.precision import Bounds
 from alite_jax.deploy.tflite import read_tflite, tflite_program
-from alite_jax.errors import ArtefactError
+from alite_jax.errors import ArtefactError, ConfigError
 from alite_jax.models.layers import Pointwise
 from alite_jax.ops.local_attention import fastest, local_attention
 from alite_jax.training import loop
@@ -71,10 +74,13 @@ def test_the_card_says_what_is_in_the_folder(run: Path, images: np.ndarray) -> N
     assert card["teacher"]["accuracy"] == summary["teacher"]["accuracy"]
     assert card["macs_before_compaction"] == summary["student"]["macs"] >= card["macs"]
     assert card["agreement"]["same_classes"] == 1.0
+    assert card["agreement"]["allowed"]["logits_error"] == 1e-3
+    assert card["packing_error"] == 0
     assert card["agreement"]["images"] == len(images)
     assert card["classes"] == [str(digit) for digit in range(10)]
     text = (folder / "card.md").read_text()
     assert f"{parts:,}" in text and "load(" in text
+    assert "puts black behind what is transparent" in text
     assert set(card["milliseconds"]["student"]) == {"1", "64"}
 
 
@@ -111,6 +117,96 @@ def test_image_files_are_classified(
     assert all(sum(p for _, p in row) == pytest.approx(1) for row in probabilities)
 
 
+def test_a_digit_is_the_same_in_every_kind_of_file(
+    images: np.ndarray, tmp_path: Path
+) -> None:
+    image = images[0]
+    network = artefact_module.Artefact({"image_shape": image.shape}, np.asarray)
+    ink = np.kron(image[..., 0], np.ones((16, 16), np.uint8))
+    white = np.full_like(ink, 255)
+    palette = Image.fromarray(ink).convert("P")
+    palette.putpalette([255] * 768)
+    turned = Image.Exif()
+    turned[ExifTags.Base.Orientation] = 6
+    files = {
+        "plain.png": (ink, {}),
+        "deep.png": (ink * np.uint16(257), {}),
+        "grey_alpha.png": (np.stack([white, ink], axis=-1), {}),
+        "alpha.png": (np.stack([white, white, white, ink], axis=-1), {}),
+        "palette.png": (palette, {"transparency": bytes(range(256))}),
+        # Lying on its side, so that turning it clockwise puts it upright.
+        "turned.jpg": (np.rot90(ink), {"exif": turned, "quality": 100}),
+    }
+    for name, (content, options) in files.items():
+        if isinstance(content, np.ndarray):
+            content = Image.fromarray(content)
+        content.save(tmp_path / name, **options)
+        lost = 1 if name.endswith(".jpg") else 0
+        read = network.read_image(tmp_path / name)
+        np.testing.assert_allclose(read, np.float64(image), atol=lost)
+
+
+def test_files_that_cannot_be_read_stop_no_others(
+    run: Path, images: np.ndarray, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    Image.fromarray(images[0, ..., 0]).save(tmp_path / "good.png")
+    good = (tmp_path / "good.png").read_bytes()
+    contents = {
+        "huge.ppm": b"P5 20000 20000 255\n",
+        "text.png": b"no image",
+        "cut.png": good[:-40],
+        "damaged.ppm": b"P6\n8 x\n255\n",
+    }
+    for name, content in contents.items():
+        (tmp_path / name).write_bytes(content)
+    (tmp_path / "folder.png").mkdir()
+    order = ["missing.png", "good.png", *contents, "good.png", "folder.png"]
+    paths = [str(tmp_path / name) for name in order]
+    assert predict.main([str(run / "export"), *paths]) == 2
+    printed = capsys.readouterr()
+    lines = printed.out.splitlines()
+    assert len(lines) == 2 and lines[0] == lines[1]
+    assert lines[0].startswith(f"{tmp_path / 'good.png'}: ")
+    sentences = printed.err.splitlines()
+    for sentence, (name, finding) in zip(
+        sentences,
+        [
+            ("missing.png", "does not exist"),
+            ("huge.ppm", "is too large: images of up to 178,956,970 pixels are read"),
+            ("text.png", "is no image of any known format"),
+            ("cut.png", "is not a readable image: it is damaged or cut short"),
+            ("damaged.ppm", "is not a readable image: it is damaged or cut short"),
+            ("folder.png", "is a folder, not an image file"),
+        ],
+        strict=True,
+    ):
+        assert sentence.startswith(f"error: {tmp_path / name} {finding}")
+    assert predict.main([str(run / "export"), paths[0]]) == 2
+    assert capsys.readouterr().out == ""
+
+
+def test_no_images_have_no_classes(run: Path, images: np.ndarray) -> None:
+    found = load(run / "export")
+    logits = found.logits(images[:0])
+    assert logits.shape == (0, 10) and logits.dtype == np.float32
+    assert found.classify(images[:0]) == []
+
+
+def test_at_least_one_class_is_named(
+    run: Path, images: np.ndarray, capsys: pytest.CaptureFixture[str]
+) -> None:
+    found = load(run / "export")
+    for top, count in ((1, 1), (10, 10), (11, 10)):
+        (classes,) = found.classify(images[:1], top)
+        assert len(classes) == count
+    for top in (0, -1):
+        for count in (0, 1):
+            with pytest.raises(ConfigError, match=f"top = {top}, but at least 1"):
+                found.classify(images[:count], top)
+        assert predict.main([str(run / "export"), "x.png", f"--top={top}"]) == 2
+        assert f"--top={top}, but at least 1" in capsys.readouterr().err
+
+
 def test_using_it_needs_neither_flax_nor_the_models(run: Path) -> None:
     program = (
         "import sys, numpy as np; from alite_jax.deploy.artefact import load;"
@@ -135,7 +231,7 @@ def test_mistakes(
     error = capsys.readouterr().err
     assert "holds no exported network (card.json is missing)" in error
     assert predict.main([str(run / "export"), str(tmp_path / "x.png")]) == 2
-    assert "x.png is no image that can be read" in capsys.readouterr().err
+    assert "x.png does not exist" in capsys.readouterr().err
     for name in ("weights.alite", "graph.stablehlo", "card.json"):
         folder = tmp_path / name
         folder.mkdir()
@@ -174,7 +270,21 @@ def test_programs_are_timed_in_turns() -> None:
     assert sum(a != b for a, b in itertools.pairwise(order)) > 10
 
 
+@pytest.mark.slow
+def test_a_network_in_bfloat16_is_exported(run: Path, tmp_path: Path) -> None:
+    folder = tmp_path / "run"
+    shutil.copytree(run, folder)
+    config = tiny_config({"compute.dtype": "bfloat16"})
+    card = alite_jax.export(config, folder)
+    allowed = card["agreement"]["allowed"]
+    assert allowed["bits"] == 8 and allowed["logits_error"] > 1e-2
+    assert 0 < card["packing_error"] < 0.1  # As int8.
+    text = (folder / "export" / "card.md").read_text()
+    assert "factors have 8 significant bits" in text
+
+
 def test_agreement_is_counted_by_hand() -> None:
+    allowed = Bounds(24, 1, 1e-3)
     images = np.zeros((5, 2, 2, 1), np.uint8)
 
     def forward(weights: Any, images: Any) -> Any:
@@ -185,6 +295,7 @@ def test_agreement_is_counted_by_hand() -> None:
         forward,
         np.float32([[1, 2]]),
         images,
+        allowed,
         batch=2,
     )
     assert found.same_classes == 1 and found.images == 5
@@ -195,6 +306,7 @@ def test_agreement_is_counted_by_hand() -> None:
             forward,
             np.float32([[1, 2]]),
             images,
+            allowed,
         )
 
 
@@ -203,6 +315,10 @@ def test_a_wrong_compaction_is_noticed(run: Path, images: np.ndarray) -> None:
     found = compact(model, variables)
     inputs = np.float32(images[:8]) / 255
     assert check_compaction(model, variables, found, inputs) < 1e-5
+    # Compaction changes no more of a network that computes in bfloat16.
+    coarse = replace(found, model=found.model.clone(dtype=jnp.bfloat16))
+    of_bfloat16 = model.clone(dtype=jnp.bfloat16)
+    assert check_compaction(of_bfloat16, variables, coarse, inputs) < 1e-5
     params = jax.tree.map(np.array, found.variables["params"])
     params["classifier"]["bias"] += 0.01
     found.variables["params"] = params

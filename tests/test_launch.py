@@ -36,7 +36,7 @@ def calls(monkeypatch):
         monkeypatch.setitem(
             vars(alite_jax),
             job,
-            lambda config, workdir, job=job: made.append((job, config, workdir)),
+            lambda config, workdir, job=job: made.append((job, config, str(workdir))),
         )
 
     def prepare_data(data):
@@ -58,6 +58,12 @@ def run(*arguments):
 def test_train_is_the_default(calls):
     assert run("--config=cifar10:smoke", "--workdir=w") == 0
     assert calls == [("train", get_config("cifar10:smoke"), "w")]
+
+
+def test_a_workdir_may_begin_at_home(calls, monkeypatch):
+    monkeypatch.setenv("HOME", "/home/of/mine")
+    assert run("--config=digits", "--workdir=~/runs/x") == 0
+    assert calls[0][2] == "/home/of/mine/runs/x"
 
 
 def test_overrides_mean_the_same_as_in_python(calls):

@@ -194,6 +194,17 @@ def test_no_weight_of_the_teacher_is_in_the_student_s_checkpoint(finished: Any) 
     assert kernel.shape == (3, 3, 8, 8)
 
 
+def test_the_surroundings_of_a_run_do_not_matter(finished: Any, tmp_path: Path) -> None:
+    with (
+        jax.enable_x64(True),
+        jax.numpy_dtype_promotion("strict"),
+        jax.transfer_guard("disallow"),
+    ):
+        summary = alite_jax.train(tiny_config({"logging.tensorboard": True}), tmp_path)
+    assert result(summary) == result(finished[1])
+    assert_same(networks(tmp_path), networks(finished[0]))
+
+
 def test_a_finished_run_is_only_reported(
     finished: Any, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

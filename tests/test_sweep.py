@@ -4,6 +4,8 @@ import json
 from pathlib import Path
 from typing import Any
 
+import jax.numpy as jnp
+import numpy as np
 import pytest
 from tiny import run_command, tiny_config
 
@@ -12,6 +14,7 @@ from alite_jax.config import describe_difference
 from alite_jax.errors import ConfigError, TrainingError
 from alite_jax.study import sweep as sweep_module
 from alite_jax.study.sweep import sweep_points, sweep_table
+from alite_jax.training.run_folder import claim
 
 pytestmark = pytest.mark.usefixtures("models")
 
@@ -34,6 +37,32 @@ def test_the_points_are_all_combinations() -> None:
     }
 
 
+@pytest.mark.parametrize(
+    ("field", "values", "same"),
+    [
+        ("seed", np.arange(2), [0, 1]),
+        ("seed", jnp.arange(2), [0, 1]),
+        ("seed", range(2), [0, 1]),
+        ("seed", [np.int64(3), jnp.int32(4)], [3, 4]),
+        ("student.density", np.array([0.1, 0.05]), [0.1, 0.05]),
+        ("student.density", (np.float64(0.1),), [0.1]),
+        ("data.flip", np.array([True, False]), [True, False]),
+        ("pruning.method", np.array(["static", "set"]), ["static", "set"]),
+        ("teacher.optimizer.step_epochs", np.array([[1, 2], [2, 3]]), [(1, 2), (2, 3)]),
+    ],
+)
+def test_arrays_make_the_runs_that_lists_make(
+    field: str, values: Any, same: list[Any]
+) -> None:
+    config = tiny_config()
+    points = sweep_points(config, {field: values})
+    expected = sweep_points(config, {field: same})
+    assert list(points) == list(expected)
+    assert points == expected
+    rows = [chosen for chosen, _ in points.values()]
+    assert json.dumps(rows) == json.dumps([{field: value} for value in same])
+
+
 def test_names_tell_fields_of_one_name_apart() -> None:
     grid = {"student.width": [8], "teacher.width": ["16"]}
     assert list(sweep_points(tiny_config(), grid)) == [
@@ -49,6 +78,15 @@ def test_names_tell_fields_of_one_name_apart() -> None:
         ({"student.density": [0]}, "0/1", "student.density must be above 0"),
         ({"student.density": "0.5"}, "0/1", "must be a list, found '0.5'"),
         ({"student.density": []}, "0/1", "must be a list"),
+        ({"seed": np.array([])}, "0/1", r"must be a list, found \[\]"),
+        ({"seed": np.array(3)}, "0/1", "must be a list, found 3"),
+        ({"seed": np.array("12")}, "0/1", "must be a list, found '12'"),
+        ({"seed": b"12"}, "0/1", "must be a list, found b'12'"),
+        ({"seed": np.array([[1, 2]])}, "0/1", r"whole number .* found \[1, 2\]"),
+        ({"seed": np.array([0.5])}, "0/1", r"whole number .* found 0\.5 \(float\)"),
+        ({"data.flip": np.array([1])}, "0/1", r"true or false .* found 1 \(int\)"),
+        ({"student.density": [np.float32("nan")]}, "0/1", "finite .* found nan"),
+        ({"seed": [1, np.int64(1)]}, "0/1", "two runs of the sweep are seed=1"),
         ({"seed": [1, "1"]}, "0/1", "two runs of the sweep are seed=1"),
         ({"seed": [1]}, "1/1", "i from 0 to n - 1, found '1/1'"),
         ({"seed": [1]}, "half", "found 'half'"),
@@ -79,6 +117,7 @@ def trained(monkeypatch: pytest.MonkeyPatch) -> list[tuple[str, Any, str]]:
 
     def train_teacher(config: Any, folder: Any) -> None:
         made.append(("teacher", config, str(folder)))
+        claim(folder, config)
 
     monkeypatch.setattr(sweep_module, "train", train)
     monkeypatch.setattr(sweep_module, "train_teacher", train_teacher)
@@ -96,6 +135,19 @@ def test_teachers_are_shared_by_what_makes_them(
     assert teachers == ["teacher0", "teacher0", "teacher1", "teacher1"]
     given = [config.teacher.workdir for what, config, _ in trained if what == "train"]
     assert [Path(folder).name for folder in given] == teachers
+
+
+def test_a_teacher_is_found_again_whatever_run_comes_first(
+    trained: list[tuple[str, Any, str]], tmp_path: Path
+) -> None:
+    for seeds in ([1], [0, 1], [2, 0]):
+        alite_jax.sweep(tiny_config(), {"seed": seeds}, tmp_path)
+    made = [(c.seed, Path(f).name) for what, c, f in trained if what == "teacher"]
+    assert made == [
+        (1, "teacher0"),
+        *((0, "teacher1"), (1, "teacher0")),
+        *((2, "teacher2"), (0, "teacher1")),
+    ]
 
 
 def test_shards_are_the_whole_and_write_apart(
@@ -137,16 +189,32 @@ def test_a_failed_run_leaves_the_others(
     table = json.loads((tmp_path / "sweep.json").read_text())
     assert table[0]["error"] == "student: the loss is nan"
     assert table[2]["teacher.optimizer.step_epochs"] == [1, 2]
+    # As seen from the file, which may be moved with them.
+    assert table[2]["workdir"] == "density=0.25,step_epochs=_1,_2_"
+    assert f"{tmp_path}/density=0.25,step_epochs=_1,_2_" in lines[3]
 
 
 @pytest.mark.slow
-def test_a_sweep_for_real_resumes(tmp_path: Path) -> None:
+def test_a_sweep_for_real_resumes_wherever_it_was_moved(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     short = {"epochs": 1, "optimizer": {"warmup_epochs": 0}}
-    config = tiny_config({"teacher": short, "student": short})
+    changes = {"teacher": short, "student": short, "pruning.method": "static"}
+    config = tiny_config(changes)
     grid = {"student.density": [0.25, 0.5]}
-    table = alite_jax.sweep(config, grid, tmp_path)
-    again = alite_jax.sweep(config, grid, tmp_path)
+    monkeypatch.chdir(tmp_path)
+    table = alite_jax.sweep(config, grid, "made/sw")
+    again = alite_jax.sweep(config, grid, "made/sw")
     assert again == table
     assert table[0]["nonzero_parameters"] < table[1]["nonzero_parameters"]
     assert table[0]["teacher_accuracy"] == table[1]["teacher_accuracy"]
     assert sweep_table(table).count("\n") == 2
+    (tmp_path / "made").rename(tmp_path / "moved")
+    (tmp_path / "elsewhere").mkdir()
+    monkeypatch.chdir(tmp_path / "elsewhere")
+    for job in ("evaluate", "export", "report"):
+        assert run_command(f"--job={job}", "--workdir=../moved/sw/density=0.5") == 0
+    monkeypatch.chdir(tmp_path / "moved" / "sw")
+    more = alite_jax.sweep(config, {"student.density": [0.75, 0.25, 0.5]}, ".")
+    assert [row["accuracy"] for row in more[1:]] == [row["accuracy"] for row in table]
+    assert more[0]["teacher_accuracy"] == table[0]["teacher_accuracy"]

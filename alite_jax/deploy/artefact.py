@@ -18,10 +18,11 @@ from typing import Any
 
 import jax
 import numpy as np
-from PIL import Image, UnidentifiedImageError
 
+from alite_jax.data.images import area_average, read_image
 from alite_jax.deploy.pack import unpack
-from alite_jax.errors import ArtefactError, PackedFileError
+from alite_jax.errors import ArtefactError, ConfigError, PackedFileError
+from alite_jax.paths import user_path
 
 GRAPH, WEIGHTS, CARD, CARD_TEXT, TFLITE = (
     *("graph.stablehlo", "weights.alite"),
@@ -45,34 +46,44 @@ class Artefact:
         """Returns logits `[batch, classes]`, float32.
 
         Args:
-            images: uint8 `[batch, height, width, channels]`, of `card["image_shape"]`.
+            images: uint8 `[batch, height, width, channels]`, of `card["image_shape"]`;
+                the batch may be empty.
         """
-        return np.asarray(self.program(images))
+        if not len(images):  # The program's free dimension is at least 1.
+            return np.zeros((0, len(self.card["classes"])), np.float32)
+        # Moved on purpose, which a transfer guard lets pass.
+        return np.asarray(jax.device_get(self.program(jax.device_put(images))))
 
     def read_image(self, path: str | os.PathLike[str]) -> np.ndarray:
         """Reads an image file as the network wants it, uint8.
 
-        The middle square is taken and resized, in grey if the network is for grey.
+        It is read and reduced as the images of training are, its middle square alone
+        if it is none, and in grey if the network is for grey.
 
         Raises:
-            ArtefactError: it is missing or no image.
+            DataError: as for `alite_jax.data.images.read_image`.
         """
         height, width, channels = self.card["image_shape"]
-        try:
-            with Image.open(path) as file:
-                image = file.convert("L" if channels == 1 else "RGB")
-        except (OSError, UnidentifiedImageError) as error:
-            raise ArtefactError(f"{path} is no image that can be read") from error
-        side = min(image.size)
-        left, top = ((length - side) // 2 for length in image.size)
-        image = image.crop((left, top, left + side, top + side))
-        image = image.resize((width, height), Image.Resampling.BOX)
-        return np.asarray(image, np.uint8).reshape(height, width, channels)
+        image = read_image(path, channels)
+        side = min(image.shape[:2])
+        top, left = ((length - side) // 2 for length in image.shape[:2])
+        square = image[None, top : top + side, left : left + side]
+        return area_average(square, height, width)[0]
 
     def classify(
         self, images: np.ndarray, top: int = 5
     ) -> list[list[tuple[str, float]]]:
-        """Returns the likeliest classes of each image, with their probabilities."""
+        """Returns the likeliest classes of each image, with their probabilities.
+
+        Args:
+            images: as for `logits`.
+            top: how many classes, at least 1; all of them if there are fewer.
+
+        Raises:
+            ConfigError: `top` is less than 1.
+        """
+        if top < 1:
+            raise ConfigError(f"top = {top}, but at least 1 class can be named")
         logits = self.logits(images).astype(np.float64)
         odds = np.exp(logits - logits.max(axis=1, keepdims=True))
         found = []
@@ -108,7 +119,7 @@ def load(folder: str | os.PathLike[str]) -> Artefact:
     Raises:
         ArtefactError: it is no such folder, or a file of it is damaged.
     """
-    place = Path(folder)
+    place = user_path(folder)
     try:
         card = json.loads((place / CARD).read_text())
         packed = unpack((place / WEIGHTS).read_bytes())
@@ -116,11 +127,11 @@ def load(folder: str | os.PathLike[str]) -> Artefact:
         program = compiled((place / GRAPH).read_bytes(), weights)
     except FileNotFoundError as error:
         raise ArtefactError(
-            f"{folder} holds no exported network ({Path(error.filename).name} is"
+            f"{place} holds no exported network ({Path(error.filename).name} is"
             " missing); make one with --job=export"
         ) from error
     except PackedFileError as error:
         raise ArtefactError(f"{place / WEIGHTS} cannot be used: {error}") from error
     except Exception as error:  # What the parsers raise for damage is not documented.
-        raise ArtefactError(f"{folder} cannot be read ({error})") from error
+        raise ArtefactError(f"{place} cannot be read ({error})") from error
     return Artefact(card, program)

@@ -53,6 +53,7 @@ def card_text(card: Mapping[str, Any]) -> str:
     parts = [["part", "bytes"]] + [[name, f"{size:,}"] for name, size in sizes.items()]
     height, width, channels = card["image_shape"]
     agreement, environment = card["agreement"], card["environment"]
+    allowed = agreement["allowed"]
     return "\n".join(
         [
             f"# {card['name']} for {card['dataset']}",
@@ -64,6 +65,11 @@ def card_text(card: Mapping[str, Any]) -> str:
             f" before that its accuracy was"
             f" {100 * card['accuracy_before_packing']:.2f} %.",
             "",
+            "Images are uint8, 0 for black and 255 for white. `read_image` turns an"
+            " image file upright as its EXIF orientation says, puts black behind what"
+            " is transparent, takes the middle square and makes each pixel the rounded"
+            " average of the area that it covers; another runtime must do the same.",
+            "",
             *markdown(rows),
             "",
             f"Accuracy is that on the {agreement['images']:,} evaluation images. The"
@@ -72,7 +78,13 @@ def card_text(card: Mapping[str, Any]) -> str:
             f" jax {environment['jax']}, {environment['date']}. The exported program"
             f" names the class that the network names for"
             f" {100 * agreement['same_classes']:.2f} % of the images; logits are at"
-            f" most {agreement['logits_error']:.1g} apart.",
+            f" most {agreement['logits_error']:.1g} apart, where"
+            f" {allowed['logits_error'] * agreement['largest_logit']:.1g} is allowed:"
+            f" {allowed['logits_error']:.1g} of the largest, for {allowed['products']}"
+            f" products whose factors have {allowed['bits']} significant bits. By"
+            " themselves, in float32 at the highest precision, compaction changes"
+            f" logits by at most 1e-5 of the largest and packing by"
+            f" {card['packing_error']:.1g}.",
             "",
             *markdown(parts),
             "",

@@ -14,7 +14,7 @@ One goes if nothing takes it, or if it is zero whatever the image. A channel of 
 values that does not depend on the image is a constant after BatchNorm and ReLU; what
 `expand` makes of it moves into the running mean of the BatchNorm that follows. All
 heads of a layer keep equal widths, and widths can be rounded up to a multiple, in which
-case some channels stay that could go.
+case some channels stay that could go; these keep no others.
 
 In training, BatchNorm takes the statistics of the batch, of which a constant changes
 nothing but the mean: a compacted network gives what the masked one gives there, too.
@@ -23,12 +23,11 @@ nothing but the mean: a compacted network gives what the masked one gives there,
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
-from functools import partial
 from typing import Any
 
-import jax
 import numpy as np
 
+from alite_jax.deploy.precision import logits_change
 from alite_jax.errors import ArtefactError
 from alite_jax.models.layers import HeadDims
 from alite_jax.models.resnet import NORM_EPSILON, BlockWidths, ResNet
@@ -115,7 +114,7 @@ def cut_tree(cuts: Mapping[str, Cut], tree: Any) -> Any:
 def check_compaction(
     model: ResNet, variables: Any, compacted: Compacted, images: Any
 ) -> float:
-    """Compares the logits of a network and of what was made of it.
+    """Compares the logits of a network and of what was made of it, as `logits_change`.
 
     Args:
         model: the network.
@@ -129,18 +128,8 @@ def check_compaction(
     Raises:
         ArtefactError: it is above 1e-5.
     """
-    ours, theirs = (
-        np.asarray(
-            jax.jit(partial(network.apply, train=False))(
-                {name: weights[name] for name in ("params", "batch_stats")}, images
-            )
-        )
-        for network, weights in (
-            (compacted.model, compacted.variables),
-            (model, variables),
-        )
-    )
-    error = float(np.abs(ours - theirs).max() / np.abs(theirs).max())
+    smaller = (compacted.model, compacted.variables)
+    error = logits_change((model, variables), smaller, images)
     if not error <= _TOLERANCE:
         raise ArtefactError(
             f"the compacted network's logits differ from the masked one's by"
@@ -167,75 +156,55 @@ def widths_from_json(widths: list[list[int]]) -> tuple[BlockWidths, ...]:
 
 
 def _cut(block: Any, statistics: Any, multiple: int) -> Cut:
-    spatial = block["spatial"]
-    attends = "query" in spatial
-    values = spatial["value"]["kernel"] if attends else spatial["kernel"]
+    """Chooses the channels of a block that stay, in a single pass.
+
+    Which of the operator's outputs are alive follows from which of its inputs are made,
+    and which inputs are alive from that. There is nothing to repeat: an input goes if
+    it is always zero, or if no output that is alive takes it, so that none of these
+    loses anything by it.
+    """
     # Zero in evaluation and, where the mean of zeros is zero, in training.
     norm = block["reduce_norm"]
     constant = (_shift(norm, statistics["reduce_norm"]) > 0) | (norm["bias"] > 0)
     made = np.any(block["reduce"]["kernel"], axis=0) | constant
     given = np.any(block["expand"]["kernel"], axis=1)
-    cut: Cut | None = None
-    while True:
-        reduce = _fill(_taken(spatial, cut) & made, multiple)
-        if cut is not None and len(reduce) == len(cut.reduce):
-            return cut
-        # What the operator makes of channels that are gone does not count ...
-        gives = np.any(values[..., reduce, :], axis=tuple(range(values.ndim - 1)))
-        if attends:
-            cut = _cut_heads(spatial, reduce, gives & given, multiple)
-        else:
-            kept = _fill(gives & given, multiple)
-            widths = BlockWidths(len(reduce), len(kept))
-            cut = Cut(reduce, kept, np.zeros(0, int), (), widths)
-        # ... and nor does what is taken for others that are gone: once more.
+    if "query" in block["spatial"]:
+        return _cut_heads(block["spatial"], made, given, multiple)
+    # Of booleans, the products here and below say whether any term is true.
+    kernel = np.any(block["spatial"]["kernel"], axis=(0, 1))
+    alive = (made @ kernel) & given
+    reduce = _fill(made & (kernel @ alive), multiple)
+    values = _fill(alive, multiple)
+    widths = BlockWidths(len(reduce), len(values))
+    return Cut(reduce, values, np.zeros(0, int), (), widths)
 
 
-def _taken(spatial: Any, cut: Cut | None) -> np.ndarray:
-    """Which channels the operator takes for those of its own that a cut leaves."""
-    if "query" not in spatial:
-        kernel = (
-            spatial["kernel"] if cut is None else spatial["kernel"][..., cut.values]
-        )
-        return np.any(kernel, axis=(0, 1, 3))
-    taken = []
-    for name in ("query", "key", "value"):
-        kernel = spatial[name]["kernel"]
-        if cut is not None:
-            kernel = kernel[:, cut.values if name == "value" else cut.queries]
-        taken.append(np.any(kernel, axis=1))
-    return np.any(taken, axis=0)
-
-
-def _cut_heads(
-    spatial: Any, reduce: np.ndarray, alive: np.ndarray, multiple: int
-) -> Cut:
-    half = spatial["row_embeddings"].shape[1]
-    heads = spatial["query"]["kernel"].shape[1] // (2 * half)
-    by_head = alive.reshape(heads, -1)
-    kept_heads = np.flatnonzero(by_head.any(axis=1))
-    if len(kept_heads) == 0:
-        kept_heads = np.zeros(1, int)
-    width = _round_up(
-        max(1, by_head[kept_heads].sum(axis=1).max()), multiple, by_head.shape[1]
+def _cut_heads(spatial: Any, made: np.ndarray, given: np.ndarray, multiple: int) -> Cut:
+    query, key, value = (
+        spatial[name]["kernel"] != 0 for name in ("query", "key", "value")
     )
+    half = spatial["row_embeddings"].shape[1]
+    heads = query.shape[1] // (2 * half)
+    alive = (made @ value) & given
+    by_head = alive.reshape(heads, -1)
+    alive_heads = by_head.any(axis=1)
+    embedded = np.any(
+        np.hstack([spatial["row_embeddings"], spatial["column_embeddings"]]), axis=0
+    )
+    # q . k + q . r: without the query both are zero, with it either may count.
+    used = (made @ query) & ((made @ key) | np.tile(embedded, heads))
+    used &= np.repeat(alive_heads, 2 * half)
+    taken = (value @ alive) | ((query | key) @ used)
+    # What is alive is known; channels that only fill up come last and keep no others.
+    reduce = _fill(made & taken, multiple)
+    kept_heads = _fill(alive_heads, 1)
+    width = _round_up(by_head.sum(axis=1).max(), multiple, by_head.shape[1])
     values = np.concatenate(
         [head * by_head.shape[1] + _first(by_head[head], width) for head in kept_heads]
     )
-    queries, keys = (
-        np.any(spatial[name]["kernel"][reduce], axis=0).reshape(heads, 2, half)
-        for name in ("query", "key")
-    )
-    embedded = np.array(
-        [
-            np.any(spatial[name], axis=0)
-            for name in ("row_embeddings", "column_embeddings")
-        ]
-    )
-    # q . k + q . r: without the query both are zero, with it either may count.
-    used = np.any((queries & (keys | embedded))[kept_heads], axis=0)
-    qk = _round_up(max(1, used.sum(axis=1).max()), max(1, multiple // 2), half)
-    halves = tuple(_first(of_half, qk) for of_half in used)
+    shared = used.reshape(heads, 2, half).any(axis=0)
+    qk = _round_up(shared.sum(axis=1).max(), max(1, multiple // 2), half)
+    halves = tuple(_first(of_half, qk) for of_half in shared)
     of_head = np.concatenate([halves[0], half + halves[1]])
     columns = np.concatenate([head * 2 * half + of_head for head in kept_heads])
     dims = HeadDims(len(kept_heads), 2 * qk, width)
@@ -296,7 +265,7 @@ def _take(array: Any, kept: np.ndarray, axis: int) -> Any:
 
 def _fill(alive: np.ndarray, multiple: int) -> np.ndarray:
     """The channels to keep: those alive, at least one, and others up to a multiple."""
-    return _first(alive, _round_up(max(1, alive.sum()), multiple, len(alive)))
+    return _first(alive, _round_up(alive.sum(), multiple, len(alive)))
 
 
 def _first(alive: np.ndarray, width: int) -> np.ndarray:
@@ -305,4 +274,4 @@ def _first(alive: np.ndarray, width: int) -> np.ndarray:
 
 
 def _round_up(width: int, multiple: int, most: int) -> int:
-    return min(math.ceil(width / multiple) * multiple, most)
+    return min(math.ceil(max(1, width) / multiple) * multiple, most)

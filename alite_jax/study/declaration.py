@@ -16,6 +16,7 @@ from ml_collections import ConfigDict
 from alite_jax.config import Overrides, describe_difference, get_config, override
 from alite_jax.config_files import config_directory, failure, load_config_file
 from alite_jax.errors import ConfigError, nearest
+from alite_jax.paths import user_path
 
 TEACHER = "teacher"  # the row that every study has without declaring it
 
@@ -119,8 +120,8 @@ def get_study(name_or_path: str, overrides: Sequence[str] = ()) -> Study:
             f"get_study in {path} must return a Study, found {type(study).__name__}"
         )
     # The command goes into files that are published: no folders of this machine.
-    shown = path.name if Path(name_or_path).is_absolute() else name_or_path
-    words = ["python launch.py --job=study", f"--study={shown}"]
+    shown = path.name if user_path(name_or_path).is_absolute() else name_or_path
+    words = ["python launch.py --job=study", f"--study={shlex.quote(shown)}"]
     words += [shlex.quote(f"--config.{text}") for text in overrides]
     return replace(
         study,
@@ -236,7 +237,7 @@ def _directory() -> Path:
 
 
 def _find(name: str) -> Path:
-    path = Path(name).expanduser()
+    path = user_path(name)
     if path.suffix == ".py" and path.is_file():
         return path
     # `configs/studies/digits.py` also means the project's own from another folder.

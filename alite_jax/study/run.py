@@ -6,16 +6,15 @@ from collections.abc import Collection
 from pathlib import Path
 from typing import Any
 
-import jax
-
 from alite_jax.analysis.study_page import study_page
 from alite_jax.analysis.study_rows import RowResult
 from alite_jax.errors import ConfigError, TrainingError, nearest
+from alite_jax.paths import user_path
 from alite_jax.study.declaration import TEACHER, Run, Study, study_runs
 from alite_jax.study.record import make_record, read_record, record_file, write_record
 from alite_jax.training.loop import train, train_teacher
 from alite_jax.training.processes import by_first, is_first
-from alite_jax.training.run_folder import run_folder, write_whole
+from alite_jax.training.run_folder import write_whole
 
 PathLike = str | os.PathLike[str]
 Records = dict[tuple[str, int], dict[str, Any]]
@@ -48,8 +47,8 @@ def run_study(
         TrainingError: the training of some runs failed, at the end of the others.
         AliteError: with one sentence, for whatever else stops a run.
     """
-    folder = run_folder(workdir)
-    target = Path("results") / study.name if results is None else Path(results)
+    folder = user_path(workdir)
+    target = user_path(Path("results") / study.name if results is None else results)
     runs = study_runs(study, folder)
     chosen = _choose(study, runs, rows)
     records = _published(runs, chosen, target, folder)
@@ -69,9 +68,6 @@ def run_study(
         except TrainingError as error:
             failures[run.row, run.seed] = str(error)
             continue
-        finally:
-            # No other run has use for its programs, which take 200 MB and more.
-            jax.clear_caches()
         record = make_record(run)
         if record != records.get((run.row, run.seed)):
             write_record(record_file(target, run), record)

@@ -9,19 +9,24 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import jax
-
 from alite_jax.analysis.table import aligned
 from alite_jax.config import flatten, override
 from alite_jax.errors import ConfigError, TrainingError
+from alite_jax.paths import user_path
+from alite_jax.run_config import FILE
 from alite_jax.training.loop import train, train_teacher
 from alite_jax.training.processes import is_first
-from alite_jax.training.run_folder import run_folder, write_whole
+from alite_jax.training.run_folder import (
+    FREE_FIELDS,
+    read_config,
+    write_whole,
+)
+from alite_jax.validation import plain
 
-Grid = Mapping[str, Sequence[Any]]
+Grid = Mapping[str, Any]  # Sequences of values, NumPy's and JAX's arrays too.
 
 # Whatever else differs between two runs, they can have the same teacher.
-_NOT_OF_THE_TEACHER = ("student.", "pruning.", "distillation.", "logging.")
+_NOT_OF_THE_TEACHER = ("student.", "pruning.", "distillation.", *FREE_FIELDS)
 
 
 def sweep(
@@ -53,7 +58,7 @@ def sweep(
         ConfigError: a field, a value or the shard is wrong; nothing was done.
         AliteError: with one sentence, for whatever stops all runs.
     """
-    folder = run_folder(workdir)
+    folder = user_path(workdir)
     points = sweep_points(config, grid)
     index, count = _read_shard(shard)
     own = list(points.items())[index::count]
@@ -63,20 +68,22 @@ def sweep(
             print(f"sweep, run {number} of {len(own)}: {name}", file=sys.stderr)
         try:
             if not run.teacher.workdir:
-                teacher = folder / _teacher(points, run, shard)
+                teacher = _teacher_folder(folder, run, shard)
                 # Whichever run comes first, its student leaves no trace there.
                 train_teacher(override(config, dict(_of_teacher(run))), teacher)
                 run = override(run, {"teacher.workdir": str(teacher)})
-            result = _row(train(run, folder / name), folder / name)
+            result = _row(train(run, folder / name)) | {"workdir": name}
         except TrainingError as error:
             result = {"error": str(error)}
-        finally:
-            jax.clear_caches()  # No other run has use for its programs.
         table.append(values | result)
         suffix = f"-{index}-of-{count}" if count > 1 else ""
         text = json.dumps(table, indent=2) + "\n"
         write_whole(folder / f"sweep{suffix}.json", text)
-    return table
+    # In the file they are names beside it, which stay true where it is moved.
+    return [
+        row | ({} if "error" in row else {"workdir": str(folder / row["workdir"])})
+        for row in table
+    ]
 
 
 def sweep_points(config: Any, grid: Grid) -> dict[str, tuple[dict[str, Any], Any]]:
@@ -91,8 +98,10 @@ def sweep_points(config: Any, grid: Grid) -> dict[str, tuple[dict[str, Any], Any
     """
     if not grid:
         raise ConfigError("a sweep needs at least one field with its values")
+    grid = {field: plain(values) for field, values in grid.items()}
     for field, values in grid.items():
-        if isinstance(values, str) or not isinstance(values, Sequence) or not values:
+        one = isinstance(values, str | bytes) or not isinstance(values, Sequence)
+        if one or not values:
             raise ConfigError(
                 f"the values of {field} in a sweep must be a list, found {values!r}"
             )
@@ -139,7 +148,7 @@ _COLUMNS: dict[str, Callable[[Any], str]] = {
 }
 
 
-def _row(summary: dict[str, Any], folder: Path) -> dict[str, Any]:
+def _row(summary: dict[str, Any]) -> dict[str, Any]:
     student, teacher = summary["student"], summary["teacher"]
     return {
         "accuracy": student["accuracy"],
@@ -148,7 +157,6 @@ def _row(summary: dict[str, Any], folder: Path) -> dict[str, Any]:
         "ratio": summary["ratios"]["parameters"],
         "nonzero_macs": student["nonzero_macs"],
         "seconds": summary["seconds"]["student_training"],
-        "workdir": str(folder),
     }
 
 
@@ -162,13 +170,17 @@ def _read_shard(shard: str) -> tuple[int, int]:
     return index, count
 
 
-def _teacher(
-    points: Mapping[str, tuple[dict[str, Any], Any]], run: Any, shard: str
-) -> str:
-    """The folder of a run's teacher; two shards may not write to the same."""
-    different = list(dict.fromkeys(_of_teacher(other) for _, other in points.values()))
-    name = f"teacher{different.index(_of_teacher(run))}"
-    return name if shard.endswith("/1") else f"{name}-shard{shard.partition('/')[0]}"
+def _teacher_folder(folder: Path, run: Any, shard: str) -> Path:
+    """The folder that has a run's teacher, or else the first that has none."""
+    index, count = _read_shard(shard)
+    suffix = f"-shard{index}" if count > 1 else ""  # Each writes to its own.
+    for number in itertools.count():
+        teacher = folder / f"teacher{number}{suffix}"
+        if not (teacher / FILE).exists():
+            break
+        if _of_teacher(read_config(teacher)) == _of_teacher(run):
+            break
+    return teacher
 
 
 def _of_teacher(config: Any) -> tuple[tuple[str, Any], ...]:

@@ -14,20 +14,30 @@ import jax
 from alite_jax import config as config_lib
 from alite_jax.analysis.cost import network_cost
 from alite_jax.analysis.table import comparison_table
-from alite_jax.data.sources import load_split
+from alite_jax.data.sources import load_split, shared_examples
 from alite_jax.data.specs import dataset_spec
 from alite_jax.errors import ConfigError
-from alite_jax.sparsity.masks import density
+from alite_jax.jax_settings import job
+from alite_jax.paths import user_path
+from alite_jax.run_config import recorded
+from alite_jax.sparsity.masks import density, nominal_density
 from alite_jax.training import parallel
 from alite_jax.training.evaluation import Data, Evaluator
 from alite_jax.training.fit import Network, fit
 from alite_jax.training.metrics import MetricWriter, NoWriter
 from alite_jax.training.networks import create_networks
 from alite_jax.training.processes import first_alone, is_first
-from alite_jax.training.run_folder import claim, read_summary, run_folder, write_whole
+from alite_jax.training.rewire import check_rewiring_steps, rewiring_steps
+from alite_jax.training.run_folder import (
+    at_work,
+    claim,
+    read_summary,
+    write_whole,
+)
 from alite_jax.training.state import Variables
 
 
+@job
 def train(config: Any, workdir: str | os.PathLike[str]) -> dict[str, Any]:
     """Trains a teacher unless one is given, then distils and prunes a student.
 
@@ -44,7 +54,12 @@ def train(config: Any, workdir: str | os.PathLike[str]) -> dict[str, Any]:
         AliteError: with one sentence, for whatever stops the run.
     """
     config_lib.validate(config)
-    folder = run_folder(workdir)
+    folder = user_path(workdir)
+    with at_work(folder):
+        return _train(config, folder)
+
+
+def _train(config: Any, folder: Path) -> dict[str, Any]:
     claim(folder, config)
     finished = read_summary(folder)
     if finished and "student" in finished:
@@ -52,6 +67,9 @@ def train(config: Any, workdir: str | os.PathLike[str]) -> dict[str, Any]:
         _say(comparison_table(finished))
         return finished
     data = load_data(config)
+    # What would stop the student must not wait until the teacher is trained.
+    steps_per_epoch = max(1, len(data.train) // config.data.batch_size)
+    check_rewiring_steps(config, rewiring_steps(config, steps_per_epoch))
     teacher, student = create_networks(config, data, folder)
     evaluators = {
         network.phase: Evaluator(network.model, data, config.data.eval_batch_size)
@@ -82,6 +100,7 @@ def train(config: Any, workdir: str | os.PathLike[str]) -> dict[str, Any]:
     return summary
 
 
+@job
 def train_teacher(config: Any, workdir: str | os.PathLike[str]) -> dict[str, Any]:
     """Trains the teacher alone, for runs that name its folder as `teacher.workdir`.
 
@@ -99,12 +118,17 @@ def train_teacher(config: Any, workdir: str | os.PathLike[str]) -> dict[str, Any
         AliteError: with one sentence, for whatever stops the run.
     """
     config_lib.validate(config)
-    folder = run_folder(workdir)
+    folder = user_path(workdir)
     if config.teacher.workdir:
         raise ConfigError(
             f"teacher.workdir is {config.teacher.workdir}, whose teacher needs no"
             " training; set it to '' to train another one"
         )
+    with at_work(folder):
+        return _train_teacher(config, folder)
+
+
+def _train_teacher(config: Any, folder: Path) -> dict[str, Any]:
     claim(folder, config)
     finished = read_summary(folder)
     if finished:
@@ -123,6 +147,7 @@ def train_teacher(config: Any, workdir: str | os.PathLike[str]) -> dict[str, Any
     return _finish(folder, config, results, seconds)
 
 
+@job
 def evaluate(config: Any, workdir: str | os.PathLike[str]) -> dict[str, Any]:
     """Evaluates the newest checkpoints of a run on the evaluation split.
 
@@ -141,7 +166,7 @@ def evaluate(config: Any, workdir: str | os.PathLike[str]) -> dict[str, Any]:
     data = load_data(config)
     started = time.monotonic()
     results = []
-    for network in create_networks(config, data, run_folder(workdir)):
+    for network in create_networks(config, data, user_path(workdir)):
         evaluator = Evaluator(network.model, data, config.data.eval_batch_size)
         variables = network.restore(data.image_shape)
         results.append(_result(network, variables, evaluator, data))
@@ -155,6 +180,7 @@ def evaluate(config: Any, workdir: str | os.PathLike[str]) -> dict[str, Any]:
     return summary
 
 
+@job
 def restore(
     config: Any, workdir: str | os.PathLike[str]
 ) -> dict[str, tuple[nn.Module, Variables]]:
@@ -176,7 +202,7 @@ def restore(
     data = load_data(config)
     return {
         network.phase: (network.model, network.restore(data.image_shape))
-        for network in create_networks(config, data, run_folder(workdir))
+        for network in create_networks(config, data, user_path(workdir))
     }
 
 
@@ -204,6 +230,15 @@ def _open_writer(config: Any, folder: Path) -> AbstractContextManager[Any]:
 
 def _announcement(config: Any, data: Data, folder: Path, student: Network) -> str:
     """What is about to happen, since compiling makes the first epoch's line late."""
+    shared = shared_examples(config.data)
+    also_trained = f" ({shared:,} of them are trained on, too)" if shared else ""
+    asked = config.student.density
+    params = student.template(data.image_shape)["params"]
+    reached = nominal_density(params, asked, config.pruning.distribution)
+    # Rounding to whole weights is no news.
+    said = f"density {asked:g}"
+    if reached > 1.01 * asked:
+        said = f"density {reached:.2g}, not {asked:g}: each layer keeps one weight"
     units = ""
     if student.structure is not None:
         plan = student.structure.plan
@@ -214,8 +249,8 @@ def _announcement(config: Any, data: Data, folder: Path, student: Network) -> st
     devices = f"{parallel.device_count()} {jax.default_backend()} device(s)"
     return (
         f"{config.data.name}: {len(data.train):,} images to train and"
-        f" {len(data.evaluation):,} to evaluate on; teacher {config.teacher.model},"
-        f" student {config.student.model} at density {config.student.density:g}{units};"
+        f" {len(data.evaluation):,} to evaluate on{also_trained}; teacher"
+        f" {config.teacher.model}, student {config.student.model} at {said}{units};"
         f" on {devices}, in {folder}; compiling comes first and takes a while"
     )
 
@@ -244,7 +279,7 @@ def _finish(
         **results,
         "seconds": seconds,
         "environment": {"jax": jax.__version__, "device": parallel.describe_devices()},
-        "config": config.to_dict(),
+        "config": recorded(config, folder).to_dict(),
     }
     write_whole(folder / "summary.json", json.dumps(summary, indent=2) + "\n")
     return summary

@@ -25,6 +25,7 @@ from alite_jax.models.resnet import (
     ResNet,
     create_model,
 )
+from alite_jax.paths import user_path
 from alite_jax.sparsity.masks import dense_masks, init_masks, magnitude_masks
 from alite_jax.training.checkpoints import Checkpoints
 from alite_jax.training.evaluation import Data
@@ -37,7 +38,7 @@ from alite_jax.training.state import Variables
 from alite_jax.training.step import AXIS
 from alite_jax.training.structure import Structure, create_structure
 
-_COMPARED = 256  # Images whose logits compaction must not change.
+_COMPARED = 256
 _WIDTHS = "widths.json"  # In the folder of a run.
 _UNITS = 1  # What the key of the masks is for, folded into it, besides weights.
 
@@ -129,7 +130,7 @@ def _finished(network: str, field: str, config: Any) -> Path:
     Raises:
         CheckpointError: it has not.
     """
-    folder = Path(config[network][field])
+    folder = user_path(config[network][field])
     summary = read_summary(folder)
     if summary is None or network not in summary:
         raise CheckpointError(
@@ -170,7 +171,7 @@ def _start(
     assert isinstance(model, ResNet)
     start: Start = partial(network.restore, data.image_shape)
     if config.student.init_compact:
-        smaller = compact_checked(model, start(), data)
+        smaller = compact_checked(model, start(), compared_images(data))
         model, start = smaller.model, partial(dict, smaller.variables)
     widths = widths_as_json(model)
     write_whole(folder / _WIDTHS, json.dumps(widths) + "\n")
@@ -178,24 +179,28 @@ def _start(
 
 
 def compact_checked(
-    model: ResNet, variables: Variables, data: Data, multiple: int = 1
+    model: ResNet, variables: Variables, images: jax.Array, multiple: int = 1
 ) -> Compacted:
-    """Compacts a network and compares the logits of some evaluation images.
+    """Compacts a network and compares the logits of some images.
 
     Args:
         model: the network.
         variables: its `params`, `batch_stats` and `masks`, numpy arrays.
-        data: gives the images.
+        images: from `compared_images`.
         multiple: see `compact`.
 
     Raises:
         ArtefactError: the logits differ.
     """
     smaller = compact(model, variables, multiple)
-    some = jnp.asarray(data.evaluation.images[:_COMPARED])
-    images = normalize(some, data.spec.mean, data.spec.std)
     check_compaction(model, variables, smaller, images)
     return smaller
+
+
+def compared_images(data: Data) -> jax.Array:
+    """The first evaluation images, normalised: networks are compared on them."""
+    some = jnp.asarray(data.evaluation.images[:_COMPARED])
+    return normalize(some, data.spec.mean, data.spec.std)
 
 
 @by_first

@@ -1,14 +1,17 @@
 """A run's folder: whose it is, its result, and files that are whole or not there."""
 
+import contextlib
+import fcntl
 import json
 import os
+import socket
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from ml_collections import ConfigDict
-
 from alite_jax import config as config_lib
-from alite_jax.errors import CheckpointError, ConfigError
+from alite_jax import run_config
+from alite_jax.errors import CheckpointError, ConfigError, InUseError
 from alite_jax.training.processes import by_first
 
 # Fields that a run may change when it resumes: none of them changes its result.
@@ -17,23 +20,54 @@ FREE_FIELDS = (
     *("data.data_dir", "data.manual_dir", "data.on_device"),
 )
 
+_LOCK = ".lock"  # A killed process leaves it; whether somebody holds it is what counts.
+
 # Any of these in a folder means that something was computed there.
 _RESULTS = ("teacher", "checkpoints", "summary.json")
 
 
-def run_folder(workdir: str | os.PathLike[str]) -> Path:
-    """Returns the path of a run's folder.
+@contextlib.contextmanager
+def at_work(folder: Path) -> Iterator[None]:
+    """Keeps other processes from working in a run's folder, which is made if missing.
+
+    The system takes the lock back when a process ends, however it ends. Where a file
+    system knows no locks, or the folder cannot be written, there is none.
 
     Raises:
-        ConfigError: it is not on this machine.
+        InUseError: another process is at work there.
     """
-    text = os.fspath(workdir)
-    if "://" in text:
-        raise ConfigError(
-            f"--workdir must be a folder, found {text}: mount the bucket (docs/tpu.md)"
-            " and give the folder where it is mounted"
-        )
-    return Path(text)
+    with contextlib.ExitStack() as held:
+
+        @by_first
+        def take() -> None:
+            with contextlib.suppress(OSError):
+                folder.mkdir(parents=True, exist_ok=True)
+                _lock(folder, held)
+
+        take()
+        yield
+
+
+def _lock(folder: Path, held: contextlib.ExitStack) -> None:
+    """Takes the lock, until what is `held` is let go."""
+    path = folder / _LOCK
+    while True:
+        file = held.enter_context(path.open("a+"))
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as error:
+            file.seek(0)
+            raise InUseError(
+                f"another process is at work in {folder} ({file.read().strip()}): wait"
+                " until it has ended, stop it, or use another --workdir"
+            ) from error
+        # The process that had it may have removed the file since it was opened.
+        if path.exists() and os.path.samestat(os.fstat(file.fileno()), path.stat()):
+            break
+    held.callback(path.unlink, missing_ok=True)
+    file.truncate(0)
+    file.write(f"process {os.getpid()} on {socket.gethostname()}\n")
+    file.flush()
 
 
 @by_first
@@ -48,18 +82,22 @@ def claim(folder: Path, config: Any) -> None:
         ConfigError: the folder holds another run.
         CheckpointError: the folder cannot be written.
     """
-    recorded = folder / "config.json"
+    recorded = folder / run_config.FILE
     # Before its first checkpoint a run has nothing to resume: a mistake that stopped
     # it at once must not keep the folder from the corrected command.
     begun = any((folder / name).exists() for name in _RESULTS)
     if not begun or not recorded.exists():
-        write_whole(recorded, config_lib.to_json(config))
+        text = config_lib.to_json(run_config.recorded(config, folder))
+        write_whole(recorded, text)
         return
-    before = read_config(folder)
+    before = run_config.absolute(run_config.read_config(folder))
+    now = run_config.absolute(config)
     changed = [
         f"{name} (was {old!r}, is {new!r})"
-        for name, (old, new) in config_lib.describe_difference(config, before).items()
+        for name, (old, new) in config_lib.describe_difference(now, before).items()
         if not name.startswith(FREE_FIELDS)
+        # What was moved without this run is somewhere else now.
+        and not (name in run_config.OTHER_RUNS and old and not os.path.isdir(old))
     ]
     if changed:
         raise ConfigError(
@@ -68,18 +106,7 @@ def claim(folder: Path, config: Any) -> None:
         )
 
 
-@by_first
-def read_config(folder: Path) -> ConfigDict:
-    """Returns the configuration that a run has written into its folder.
-
-    Raises:
-        ConfigError: the file is missing or damaged.
-    """
-    path = folder / "config.json"
-    try:
-        return config_lib.from_json(path.read_text())
-    except (OSError, ConfigError) as error:
-        raise ConfigError(f"{path} cannot be used: {error}") from error
+read_config = by_first(run_config.read_config)
 
 
 @by_first

@@ -1,0 +1,72 @@
+"""The configuration that a run records in its folder, whole wherever that is moved.
+
+A path means what it says where the command was typed. In `config.json` it must mean the
+same to whoever reads it later, from any folder: folders of other runs are written as
+seen from the run's own, so that they may move together, and folders of data whole.
+"""
+
+import os
+from collections.abc import Callable
+from pathlib import Path
+
+from ml_collections import ConfigDict
+
+from alite_jax.config import flatten, from_json, override
+from alite_jax.errors import ConfigError
+from alite_jax.paths import is_url, user_path
+
+FILE = "config.json"
+OTHER_RUNS = ("teacher.workdir", "student.init_workdir")
+_DATA = ("data.data_dir", "data.manual_dir")
+
+
+def recorded(config: ConfigDict, folder: Path) -> ConfigDict:
+    """Returns a configuration as the run in `folder` records it."""
+    start = os.path.abspath(folder)
+    seen = _replaced(
+        config, OTHER_RUNS, lambda text: os.path.relpath(user_path(text), start)
+    )
+    return _replaced(seen, _DATA, lambda text: os.path.abspath(user_path(text)))
+
+
+def absolute(config: ConfigDict) -> ConfigDict:
+    """Returns a configuration that names folders of other runs from the root on."""
+    return _replaced(config, OTHER_RUNS, lambda text: os.path.abspath(user_path(text)))
+
+
+def read_config(folder: Path) -> ConfigDict:
+    """Returns the configuration that a run has recorded, for use from here.
+
+    Args:
+        folder: of the run.
+
+    Raises:
+        ConfigError: the file is missing or damaged.
+    """
+    path = folder / FILE
+    try:
+        config = from_json(path.read_text())
+    except (OSError, UnicodeDecodeError, ConfigError) as error:
+        raise ConfigError(f"{path} cannot be used: {error}") from error
+    return _replaced(config, OTHER_RUNS, lambda text: _found(text, folder))
+
+
+def _found(text: str, folder: Path) -> str:
+    """Where a recorded folder is, as a path from here."""
+    seen = os.path.normpath(os.path.join(folder, user_path(text)))
+    if os.path.isdir(seen) or text.startswith(os.pardir):
+        return seen
+    # Earlier versions recorded what was typed: as seen from where one stood, which is
+    # as a rule above the run's folder.
+    for above in (*Path(os.path.abspath(folder)).parents, Path.cwd()):
+        if (above / text).is_dir():
+            return str(above / text)
+    return seen
+
+
+def _replaced(
+    config: ConfigDict, fields: tuple[str, ...], change: Callable[[str], str]
+) -> ConfigDict:
+    given = {name: text for name, text in flatten(config).items() if name in fields}
+    paths = {name: text for name, text in given.items() if text and not is_url(text)}
+    return override(config, {name: change(text) for name, text in paths.items()})

@@ -1,0 +1,98 @@
+"""How far programs of one network may lie apart, and that no more is forgiven."""
+
+import math
+from typing import Any
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from alite_jax.deploy.export import compare
+from alite_jax.deploy.precision import Bounds, bounds, logits_change
+from alite_jax.errors import ArtefactError
+
+NINE = {"params": {f"layer{i}": {"kernel": np.ones((2, 2))} for i in range(9)}}
+
+
+@pytest.mark.parametrize(
+    ("dtype", "backend", "asked", "bits", "error"),
+    [
+        ("float32", "cpu", None, 24, 1e-3),
+        ("float32", "gpu", None, 11, 12 * 2**-11),
+        ("float32", "gpu", "highest", 24, 1e-3),
+        ("float32", "gpu", "float32", 24, 1e-3),
+        ("float32", "tpu", None, 8, 12 * 2**-8),
+        ("bfloat16", "cpu", None, 8, 12 * 2**-8),
+        ("bfloat16", "gpu", "highest", 8, 12 * 2**-8),
+    ],
+)
+def test_bounds_follow_from_the_products(
+    monkeypatch: pytest.MonkeyPatch,
+    dtype: str,
+    backend: str,
+    asked: str | None,
+    bits: int,
+    error: float,
+) -> None:
+    monkeypatch.setattr(jax, "default_backend", lambda: backend)
+    with jax.default_matmul_precision(asked):
+        assert bounds(jnp.dtype(dtype), NINE) == Bounds(bits, 9, error)
+
+
+def found(ours: list[list[float]], allowed: Bounds) -> Any:
+    """Compares logits with (2, 1) for as many images as there are."""
+    images = np.zeros((len(ours), 1, 1, 1), np.uint8)
+
+    def network(weights: Any, images: Any) -> Any:
+        return weights + 0.0 * images.reshape(len(images), -1)
+
+    return compare(
+        lambda images: np.float32(ours), network, np.float32([[2, 1]]), images, allowed
+    )
+
+
+def test_lower_precision_forgives_rounding_and_nothing_else() -> None:
+    exact, coarse = Bounds(24, 9, 1e-3), Bounds(8, 9, 0.1)
+    rounded = [[2.0, 1.19], [1.81, 1.0]]
+    with pytest.raises(ArtefactError, match=r"0\.19 apart, where 0\.002 is allowed"):
+        found(rounded, exact)
+    agreement = found(rounded, coarse)
+    assert agreement.same_classes == 1.0
+    assert agreement.logits_error == pytest.approx(0.19)
+    assert agreement.largest_logit == 2.0
+    with pytest.raises(ArtefactError, match=r"0\.21 apart, where 0\.2 is allowed"):
+        found([[2.0, 1.21]], coarse)
+    with pytest.raises(ArtefactError, match="nan apart"):
+        found([[2.0, math.nan]], coarse)
+    # The larger logit is the other one where both were as good as equal, no more.
+    with pytest.raises(ArtefactError, match=r"for 50\.00% of 2 images"):
+        found([[2.0, 1.0], [1.4, 1.6]], Bounds(8, 9, 0.4))
+    assert found([[2.0, 1.0], [1.4, 1.6]], Bounds(8, 9, 0.5)).same_classes == 0.5
+
+
+class Scale(nn.Module):
+    """Multiplies by one number."""
+
+    dtype: Any
+
+    @nn.compact
+    def __call__(self, images: jax.Array, *, train: bool) -> jax.Array:
+        kernel = self.param("kernel", nn.initializers.ones, (1, 1))
+        pixels = images.reshape(len(images), 1).astype(self.dtype)
+        return jnp.dot(pixels, kernel.astype(self.dtype))
+
+
+def test_networks_are_compared_in_float32() -> None:
+    """Whatever they compute in; 1.001 is 1 in bfloat16."""
+    images = np.ones((2, 1, 1, 1), np.float32)
+    one, other = (
+        (
+            Scale(jnp.bfloat16),
+            {"params": {"kernel": np.float32([[k]])}, "batch_stats": {}},
+        )
+        for k in (1.0, 1.001)
+    )
+    assert logits_change(one, one, images) == 0
+    assert logits_change(one, other, images) == pytest.approx(1e-3, rel=1e-3)
