@@ -37,9 +37,10 @@ SECTIONS: dict[str, tuple[str, dict[str, int]]] = {
     "devices": ("devices.compare", {"rounds": 3}),
     "structure": ("structure.compare", {"rounds": 15}),
     "methods": ("attention.methods", {"rounds": 5}),
+    "pointwise": ("pointwise.compare", {"rounds": 5}),
 }
-# `methods` is behind a decision, not behind a claim.
-DEFAULT = [name for name in SECTIONS if name != "methods"]
+# These are behind decisions, not behind claims.
+DEFAULT = [name for name in SECTIONS if name not in ("methods", "pointwise")]
 
 
 def main() -> None:

@@ -9,6 +9,7 @@ import numpy as np
 import optax
 import pytest
 from compiling import quick_jit
+from jaxprs import equations
 from networks import network
 
 from alite_jax.errors import ConfigError
@@ -17,6 +18,7 @@ from alite_jax.models.layers import (
     LocalSelfAttention,
     Pointwise,
     heads_for,
+    pointwise,
 )
 from alite_jax.models.resnet import (
     BLOCKS,
@@ -317,10 +319,17 @@ def test_the_networks_take_the_start_of_embeddings_and_the_momentum_of_statistic
     )
 
 
+def as_if_on(backend, monkeypatch):
+    """Lets operators choose their form for a backend, though the CPU runs it."""
+    monkeypatch.setattr(jax, "default_backend", lambda: backend)
+
+
+@pytest.mark.parametrize("backend", ["cpu", "gpu"])
 @pytest.mark.parametrize(
     ("stride", "shape"), [(1, (2, 5, 4, 3)), (2, (2, 5, 4, 3)), (1, (1, 1, 1, 3))]
 )
-def test_pointwise_is_a_product_with_each_pixel(stride, shape):
+def test_pointwise_is_a_product_with_each_pixel(stride, shape, backend, monkeypatch):
+    as_if_on(backend, monkeypatch)
     inputs = normal(*shape)
     output, variables = quick_jit(Pointwise(6, stride).init_with_output)(
         jax.random.key(1), inputs
@@ -328,6 +337,75 @@ def test_pointwise_is_a_product_with_each_pixel(stride, shape):
     kernel = np.asarray(variables["params"]["kernel"])
     expected = np.asarray(inputs)[:, ::stride, ::stride] @ kernel
     np.testing.assert_allclose(output, expected, atol=1e-5)
+
+
+@pytest.mark.parametrize("backend", ["cpu", "gpu"])
+def test_pointwise_has_the_gradients_of_a_product(backend, monkeypatch):
+    as_if_on(backend, monkeypatch)
+    shapes = ((3, 5, 4, 7), (7, 6), (3, 5, 4, 6))
+    inputs, kernel, cotangent = (normal(*shape) for shape in shapes)
+
+    @quick_jit
+    def gradients(inputs, kernel):
+        run = functools.partial(pointwise, dtype=jnp.float32)
+        return jax.vjp(run, inputs, kernel)[1](cotangent)
+
+    of_inputs, of_kernel = gradients(inputs, kernel)
+    np.testing.assert_allclose(of_inputs, cotangent @ kernel.T, atol=1e-5)
+    expected = np.einsum("bhwc,bhwd->cd", inputs, cotangent)
+    np.testing.assert_allclose(of_kernel, expected, atol=1e-5)
+
+
+@pytest.mark.parametrize("backend", ["cpu", "gpu"])
+def test_on_a_cpu_only_pixels_are_multiplied_with_kernels(backend, monkeypatch):
+    """Elsewhere they are convolved: XLA aborts where it compiles products for a GPU."""
+    as_if_on(backend, monkeypatch)
+    attention = functools.partial(LocalSelfAttention, kernel_size=3)
+    model = ResNet((1, 1), (Conv3x3, attention), num_classes=3, width=16)
+    images = jax.ShapeDtypeStruct((5, 8, 8, 3), jnp.float32)
+    init = functools.partial(model.init, train=False)
+    variables = jax.eval_shape(init, jax.random.key(0), images)
+
+    def loss(params, batch_stats, images):
+        logits, _ = model.apply(
+            {"params": params, "batch_stats": batch_stats},
+            images,
+            train=True,
+            mutable=["batch_stats"],
+        )
+        return jnp.sum(logits)
+
+    step = jax.make_jaxpr(jax.grad(loss))(
+        variables["params"], variables["batch_stats"], images
+    )
+    multiplied = {
+        variable.aval.shape
+        for equation in equations(step)
+        if equation.primitive.name == "dot_general"
+        for variable in (*equation.invars, *equation.outvars)
+    }
+    kernels = {
+        leaf.shape
+        for path, leaf in named_leaves(variables["params"])
+        if path.endswith(("reduce/kernel", "expand/kernel", "shortcut/kernel"))
+    }
+    kernels.add((32, 3 * 32))  # Query, key and value of the attention are one.
+    if backend == "cpu":
+        assert kernels <= multiplied and (5 * 8 * 8, 16) in multiplied
+    else:
+        transposed = {shape[::-1] for shape in kernels}
+        assert not multiplied & (kernels | transposed)
+        assert not [shape for shape in multiplied if 5 * 8 * 8 in shape]
+
+
+def test_programs_with_a_free_batch_dimension_convolve():
+    (batch,) = jax.export.symbolic_shape("batch")
+    inputs = jax.ShapeDtypeStruct((batch, 4, 4, 3), jnp.float32)
+    kernel = jax.ShapeDtypeStruct((3, 5), jnp.float32)
+    run = jax.jit(functools.partial(pointwise, dtype=jnp.float32))
+    program = jax.export.export(run, platforms=("cuda",))(inputs, kernel).mlir_module()
+    assert "stablehlo.convolution" in program
+    assert "stablehlo.dot_general" not in program
 
 
 @pytest.mark.parametrize("stride", [1, 2])

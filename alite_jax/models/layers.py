@@ -74,14 +74,10 @@ class Kernel(nn.Module):
 
 
 def pointwise(inputs: jax.Array, kernel: jax.Array, dtype: Any) -> jax.Array:
-    """A 1x1 convolution without bias, as a matrix product over the channels.
-
-    The pixels of all images are one axis, so that the gradient of the kernel is a sum
-    over one axis: over three, XLA on CPU transposes a copy first. `nn.Conv` is slower
-    still.
+    """A 1x1 convolution without bias; on a CPU it is a matrix product.
 
     Args:
-        inputs: `[batch, height, width, channels]`.
+        inputs: `[batch, height, width, channels]`; the batch may be symbolic.
         kernel: `[channels, features]`.
         dtype: of the computation.
 
@@ -89,17 +85,22 @@ def pointwise(inputs: jax.Array, kernel: jax.Array, dtype: Any) -> jax.Array:
         `[batch, height, width, features]`, in `dtype`.
     """
     inputs, kernel = inputs.astype(dtype), kernel.astype(dtype)
-    if inputs.size == inputs.shape[-1]:
-        # LiteRT's converter (0.5.0) gives a product of one row the wrong rank.
-        return jax.lax.conv_general_dilated(
-            inputs,
-            kernel[None, None],
-            window_strides=(1, 1),
-            padding="VALID",
-            dimension_numbers=("NHWC", "HWIO", "NHWC"),
-        )
-    outputs = jnp.dot(inputs.reshape(-1, inputs.shape[-1]), kernel)
-    return outputs.reshape(*inputs.shape[:-1], kernel.shape[1])
+    # On a CPU a convolution takes up to twenty times as long, and a product whose
+    # pixels are not one axis twice as long: for the gradient of the kernel XLA
+    # transposes a copy. For a GPU, XLA's Triton fusion cannot tile either product and
+    # aborts the process (jax 0.10). A program with a free batch dimension is for any
+    # device. LiteRT's converter (0.5.0) gives a product of one row the wrong rank.
+    on_cpu = jax.default_backend() == "cpu" and isinstance(inputs.shape[0], int)
+    if on_cpu and inputs.size > inputs.shape[-1]:
+        outputs = jnp.dot(inputs.reshape(-1, inputs.shape[-1]), kernel)
+        return outputs.reshape(*inputs.shape[:-1], kernel.shape[1])
+    return jax.lax.conv_general_dilated(
+        inputs,
+        kernel[None, None],
+        window_strides=(1, 1),
+        padding="VALID",
+        dimension_numbers=("NHWC", "HWIO", "NHWC"),
+    )
 
 
 class Pointwise(nn.Module):
