@@ -9,7 +9,6 @@ line and Python go through the same functions, so an override means the same in 
 """
 
 import inspect
-import json
 from collections.abc import Iterable, Mapping
 from typing import Any
 
@@ -34,10 +33,8 @@ __all__ = [
     "default_config",
     "describe_difference",
     "flatten",
-    "from_json",
     "get_config",
     "override",
-    "to_json",
     "validate",
 ]
 
@@ -233,35 +230,6 @@ def describe_difference(
         for key in sorted(before.keys() | after.keys())
         if before.get(key) != after.get(key)
     }
-
-
-def to_json(config: ConfigDict) -> str:
-    """Returns the text of `config.json`: sorted keys, tuples as lists."""
-    return json.dumps(config.to_dict(), sort_keys=True, indent=2) + "\n"
-
-
-def from_json(text: str) -> ConfigDict:
-    """Reads what `to_json` wrote.
-
-    Args:
-        text: a JSON object; a field that it lacks takes its default, so that runs from
-            before the field existed stay readable.
-
-    Returns:
-        A locked, validated configuration.
-
-    Raises:
-        ConfigError: the text is not JSON, or not a valid configuration.
-    """
-    try:
-        values = json.loads(text)
-    except json.JSONDecodeError as error:
-        raise ConfigError(f"the configuration is not valid JSON: {error}") from error
-    if not isinstance(values, dict):
-        raise ConfigError(
-            f"the configuration must be a JSON object, found {type(values).__name__}"
-        )
-    return override(default_config(), values)
 
 
 def flatten(config: Mapping[str, Any] | ConfigDict) -> dict[str, Any]:

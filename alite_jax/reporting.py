@@ -12,12 +12,13 @@ from alite_jax.analysis.attention_maps import attention_maps
 from alite_jax.analysis.cost_table import networks_table
 from alite_jax.analysis.networks import configured_costs
 from alite_jax.analysis.report_page import Section, report_page
-from alite_jax.config import to_json, validate
+from alite_jax.config import validate
 from alite_jax.data.augment import normalize
 from alite_jax.data.sources import class_names
 from alite_jax.errors import CheckpointError
 from alite_jax.jax_settings import job
 from alite_jax.paths import user_path
+from alite_jax.run_config import to_json
 from alite_jax.training.loop import load_data, restore
 from alite_jax.training.metrics import read_metrics
 from alite_jax.training.run_folder import (

@@ -5,19 +5,53 @@ same to whoever reads it later, from any folder: folders of other runs are writt
 seen from the run's own, so that they may move together, and folders of data whole.
 """
 
+import json
 import os
 from collections.abc import Callable
 from pathlib import Path
 
 from ml_collections import ConfigDict
 
-from alite_jax.config import flatten, from_json, override
+from alite_jax.config import default_config, flatten, override
 from alite_jax.errors import ConfigError
 from alite_jax.paths import is_url, user_path
 
 FILE = "config.json"
+# Fields of before, which had no part in a run's result but for rounding.
+RETIRED = ("data.on_device", "compute.steps_per_dispatch")
+
 OTHER_RUNS = ("teacher.workdir", "student.init_workdir")
 _DATA = ("data.data_dir", "data.manual_dir")
+
+
+def to_json(config: ConfigDict) -> str:
+    """Returns the text of `config.json`: sorted keys, tuples as lists."""
+    return json.dumps(config.to_dict(), sort_keys=True, indent=2) + "\n"
+
+
+def from_json(text: str) -> ConfigDict:
+    """Reads what `to_json` wrote.
+
+    Args:
+        text: a JSON object; a field that it lacks takes its default, so that runs from
+            before the field existed stay readable, and one of `RETIRED` is left out.
+
+    Returns:
+        A locked, validated configuration.
+
+    Raises:
+        ConfigError: the text is not JSON, or not a valid configuration.
+    """
+    try:
+        values = json.loads(text)
+    except json.JSONDecodeError as error:
+        raise ConfigError(f"the configuration is not valid JSON: {error}") from error
+    if not isinstance(values, dict):
+        raise ConfigError(
+            f"the configuration must be a JSON object, found {type(values).__name__}"
+        )
+    known = {n: value for n, value in flatten(values).items() if n not in RETIRED}
+    return override(default_config(), known)
 
 
 def recorded(config: ConfigDict, folder: Path) -> ConfigDict:

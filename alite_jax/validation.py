@@ -68,7 +68,6 @@ LIMITS = (
     Limit("distillation.*_dkd", lambda v: v >= 0, "at least 0"),
     Limit("distillation.feature_weight", lambda v: v >= 0, "at least 0 (0 is off)"),
     Limit("compute.accumulation", lambda v: v >= 1, "at least 1"),
-    Limit("compute.steps_per_dispatch", lambda v: v >= 1, "at least 1"),
     Limit("logging.profile_steps", lambda v: v >= 0, "at least 0 (0 traces none)"),
     Limit("logging.every_steps", lambda v: v >= 1, "at least 1"),
     Limit("checkpoint.every_steps", lambda v: v >= 0, "at least 0 (0: epoch ends)"),
@@ -89,19 +88,17 @@ def choices() -> dict[str, Collection[str]]:
     from alite_jax.schedules import SCHEDULES
     from alite_jax.sparsity.channels import STRUCTURES
     from alite_jax.sparsity.distributions import DISTRIBUTIONS
-    from alite_jax.sparsity.gradual import GRADUAL
-    from alite_jax.sparsity.rewiring import METHODS
+    from alite_jax.sparsity.methods import METHODS
 
     return {
         "data.name": DATASETS,
-        "data.on_device": ("auto", "always", "never"),
         "teacher.model": MODELS,
         "teacher.optimizer.schedule": ("cosine", "steps"),
         "student.model": MODELS,
         "student.border": BORDERS,
         "student.stem": STEMS,
         "student.optimizer.schedule": ("cosine", "steps"),
-        "pruning.method": (*METHODS, *GRADUAL),
+        "pruning.method": METHODS,
         "pruning.distribution": DISTRIBUTIONS,
         "pruning.structure": STRUCTURES,
         "pruning.prune_rate_schedule": SCHEDULES,

@@ -23,7 +23,7 @@ from alite_jax.training.fit import Network
 from alite_jax.training.networks import create_networks
 from alite_jax.training.optimizer import create_optimizer
 from alite_jax.training.state import TrainState, create_state
-from alite_jax.training.step import AXIS, make_eval_step, make_train_step
+from alite_jax.training.step import AXIS, JointStep, make_eval_step
 
 TARGET = Path(__file__).with_name("h100_target.txtpb")
 STEPS_PER_EPOCH = 390
@@ -85,7 +85,7 @@ def lower(name: str, dtype: str, batch: int, mesh: Mesh) -> Any:
         step = make_eval_step(network.model, spec)
         return _lower(step, mesh, (state.variables, shapes), donated=())
     taught = network.objective.needs_teacher
-    step = make_train_step(
+    joint = JointStep(
         network.model,
         teacher.model if taught else None,
         _optimizer(network),
@@ -96,7 +96,7 @@ def lower(name: str, dtype: str, batch: int, mesh: Mesh) -> Any:
         key=jax.random.key(0),
     )
     frozen = _state(teacher, spec).variables if taught else {}
-    return _lower(step, mesh, (state, frozen, shapes), donated=(0,))
+    return _lower(joint.train_step, mesh, (state, frozen, shapes), donated=(0,))
 
 
 def _optimizer(network: Network) -> optax.GradientTransformation:

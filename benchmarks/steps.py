@@ -26,7 +26,7 @@ from alite_jax.training import parallel
 from alite_jax.training.optimizer import create_optimizer
 from alite_jax.training.rewire import make_rewire_step, rewiring_steps
 from alite_jax.training.state import TrainState, create_state
-from alite_jax.training.step import AXIS, Objective, make_train_step
+from alite_jax.training.step import AXIS, JointStep, Objective
 from benchmarks.peers import torch_resnet
 from benchmarks.timing import Row, Rows, interleave, milliseconds, ratios
 
@@ -63,7 +63,7 @@ class Step:
             "label": np.arange(batch, dtype=np.int32) % DATASET.num_classes,
         }
         self._step = parallel.spread(
-            make_train_step(
+            JointStep(
                 self.student,
                 self.teacher,
                 self.optimizer,
@@ -72,7 +72,7 @@ class Step:
                 crop_padding=CONFIG.data.crop_padding,
                 flip=CONFIG.data.flip,
                 key=jax.random.key(1),
-            ),
+            ).train_step,
             donate_state=True,
         )
 

@@ -38,10 +38,6 @@ def get_config() -> ConfigDict:
     data.crop_padding = 4
     # Whether training images are mirrored left to right at random.
     data.flip = True
-    # Whether the training images lie in the memory of each device, which then picks its
-    # batches itself: 'always', 'never', or 'auto', on accelerators if they take at most
-    # a tenth of it. The batches are the same.
-    data.on_device = "auto"
 
     config.teacher = teacher = ConfigDict()
     # Name of the network in alite_jax/models/resnet.py.
@@ -152,10 +148,6 @@ def get_config() -> ConfigDict:
     # the one update; divides that share. More need less memory; BatchNorm normalises
     # each pass by its own statistics.
     compute.accumulation = 1
-    # The most optimizer steps in one call of the device; fewer where the host has
-    # something to do (a line of metrics, a checkpoint, the end of an epoch). More help
-    # where steps are so short that the host cannot keep up.
-    compute.steps_per_dispatch = 1
 
     config.logging = logging = ConfigDict()
     # Optimizer steps between two lines of metrics.jsonl.

@@ -9,13 +9,13 @@ import jax
 from tiny import TwoLayers, random_data, tiny_config, tiny_models
 
 from alite_jax.sparsity.masks import dense_masks, init_masks
+from alite_jax.sparsity.methods import find_method
 from alite_jax.training import parallel
 from alite_jax.training.evaluation import Evaluator
 from alite_jax.training.fit import Network, fit
 from alite_jax.training.metrics import MetricWriter, read_metrics
 from alite_jax.training.objective import Objective
 from alite_jax.training.optimizer import create_optimizer
-from alite_jax.training.rewire import starts_dense
 from alite_jax.training.state import create_state
 
 STEPS_PER_EPOCH, EPOCHS = 4, 3
@@ -34,7 +34,7 @@ def make_config(**changes: Any) -> Any:
 
 def make_network(folder: Path, config: Any, model: Any = None, alpha: float = 0) -> Any:
     density = config.student.density
-    start = 1.0 if starts_dense(config.pruning.method) else density
+    start = 1.0 if find_method(config.pruning.method).starts_dense else density
     distribution = config.pruning.distribution
     return Network(
         phase="student",

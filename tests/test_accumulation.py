@@ -20,7 +20,7 @@ from alite_jax.sparsity.masks import dense_masks
 from alite_jax.training.accumulation import check_accumulation, mean_over_parts
 from alite_jax.training.optimizer import create_optimizer
 from alite_jax.training.state import create_state
-from alite_jax.training.step import AXIS, Objective, make_train_step
+from alite_jax.training.step import AXIS, JointStep, Objective
 
 SPEC = DATASETS["digits"]
 OPTIMIZER = create_optimizer(
@@ -53,11 +53,11 @@ def make_state(model: Any) -> Any:
 def make_step(model: Any, accumulation: int, **changes: Any) -> Any:
     settings = {"crop_padding": 2, "flip": True, "key": jax.random.key(1)} | changes
     objective = Objective(alpha=0.5, temperature=3.0)
-    return make_train_step(
+    return JointStep(
         *(model, model, OPTIMIZER, objective, SPEC),
         accumulation=accumulation,
         **settings,
-    )
+    ).train_step
 
 
 def run(model: Any, accumulation: int, batch: Any, **changes: Any) -> tuple[Any, Any]:

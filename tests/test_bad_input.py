@@ -14,7 +14,7 @@ from archives import write_tfds
 from tiny import SETTINGS, run_command, tiny_config
 
 import alite_jax
-from alite_jax.config import to_json
+from alite_jax.run_config import to_json
 from alite_jax.training import loop
 from alite_jax.training.checkpoints import Checkpoints
 from alite_jax.training.fit import Network

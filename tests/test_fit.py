@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -158,12 +159,33 @@ def test_resuming_twice_is_the_same_and_adds_the_seconds_up(
     assert 0 < spent[0] < spent[1] < seconds
 
 
+def test_steps_find_their_batches_on_the_devices(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """With no leave to move anything in any call of a step."""
+    spread, calls = parallel.spread, []
+
+    def guarded(step: Any, **options: Any) -> Any:
+        run = spread(step, **options)
+
+        def call(*arguments: Any) -> Any:
+            calls.append(step.__name__)
+            with jax.transfer_guard("disallow"):
+                return run(*arguments)
+
+        return call if options.get("donate_state") else run  # not the evaluation
+
+    monkeypatch.setattr(parallel, "spread", guarded)
+    train(tmp_path, make_config())
+    assert Counter(calls) == {"train_step": 12, "rewire_step": 2}
+
+
 def test_a_finished_network_is_not_trained_again(
     monkeypatch: pytest.MonkeyPatch, undisturbed: tuple[Path, Any, Any]
 ) -> None:
     folder, _, (wanted, seconds) = undisturbed
     before = records(folder)
-    monkeypatch.setattr(fit_module, "make_train_step", None)
+    monkeypatch.setattr(fit_module, "JointStep", None)
     variables, again = train(folder, make_config())
     assert_same(variables, wanted)
     assert again == seconds

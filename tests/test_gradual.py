@@ -11,9 +11,11 @@ from references import gradual
 
 from alite_jax.errors import ConfigError
 from alite_jax.sparsity.distributions import layer_counts
-from alite_jax.sparsity.gradual import GRADUAL, gradual_counts, prune
+from alite_jax.sparsity.gradual import gradual_counts, prune
 from alite_jax.sparsity.schedules import RewiringSteps
 
+# Whether the weights of all layers compete with one another.
+GRADUAL = {"gradual": False, "gradual_global": True}
 SHAPES = [(3, 3, 4, 5), (2, 3), (12, 31), (40,)]
 SIZES = [180, 6, 372, 40]
 CHANGES = RewiringSteps(total=10, every=2).remaining()  # after steps 2, 4, 6 and 8

@@ -14,8 +14,8 @@ from kill_resume import kill_and_resume
 from tiny import assert_same, run_command, tiny_config
 
 import alite_jax
+from alite_jax.data.pipeline import TrainBatches
 from alite_jax.errors import StoppedError
-from alite_jax.training import fit as fit_module
 from alite_jax.training.interruption import Interruption
 
 # Lines of the record and checkpoints come every four and every twelve steps.
@@ -23,28 +23,40 @@ CONFIG = {"logging__every_steps": 4, "checkpoint__every_steps": 0}
 
 
 def at_step(step: int, number: int) -> Callable[..., Any]:
-    """`dispatches`, which sends a signal to this process before it gives a step."""
-    original = fit_module.dispatches
+    """`TrainBatches.batch`, which sends a signal to this process before a step's."""
+    original = TrainBatches.batch
 
-    def call(*arguments: Any) -> Any:
-        for steps in original(*arguments):
-            if step in steps:
-                os.kill(os.getpid(), number)
-            yield steps
+    def call(batches: TrainBatches, wanted: int) -> Any:
+        if wanted == step:
+            os.kill(os.getpid(), number)
+        return original(batches, wanted)
 
     return call
 
 
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
-@pytest.mark.parametrize("step", [0, 1, 4, 6, 11])
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder of an undisturbed training."""
+    folder = tmp_path_factory.mktemp("whole")
+    fitting.train(folder, make_config(**CONFIG))
+    return folder
+
+
+@pytest.mark.parametrize(
+    ("step", "number"),
+    [*((step, signal.SIGTERM) for step in (0, 1, 4, 6, 11)), (6, signal.SIGINT)],
+)
 def test_a_stopped_training_ends_as_if_it_had_not_been(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, step: int, number: int
+    whole: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    step: int,
+    number: int,
 ) -> None:
     config = make_config(**CONFIG)
-    fitting.train(tmp_path / "whole", config)
     before = signal.getsignal(number)
     with monkeypatch.context() as patch:
-        patch.setattr(fit_module, "dispatches", at_step(step, number))
+        patch.setattr(TrainBatches, "batch", at_step(step, number))
         with pytest.raises(StoppedError) as caught:
             fitting.train(tmp_path / "cut", config)
     assert signal.getsignal(number) == before
@@ -57,9 +69,9 @@ def test_a_stopped_training_ends_as_if_it_had_not_been(
     # Batches are made a little ahead of the steps that take them.
     assert max(1, step - 3) <= stop <= step + 1
     fitting.train(tmp_path / "cut", config)
-    last = [states(tmp_path / name, config, last=True) for name in ("cut", "whole")]
+    last = [states(folder, config, last=True) for folder in (tmp_path / "cut", whole)]
     assert_same(*last)
-    assert records(tmp_path / "cut") == records(tmp_path / "whole")
+    assert records(tmp_path / "cut") == records(whole)
 
 
 @pytest.fixture

@@ -20,9 +20,10 @@ from alite_jax.jax_settings import job, seed_key
 from alite_jax.models.resnet import create_model
 from alite_jax.ops.local_attention import local_attention
 from alite_jax.sparsity import channels
-from alite_jax.sparsity.gradual import GRADUAL, prune
+from alite_jax.sparsity.gradual import prune
 from alite_jax.sparsity.masks import apply_masks, init_masks, magnitude_masks
-from alite_jax.sparsity.rewiring import METHODS, rewire
+from alite_jax.sparsity.methods import METHODS
+from alite_jax.sparsity.rewiring import rewire
 from alite_jax.sparsity.schedules import RewiringSteps, prune_rate
 from alite_jax.training import parallel
 
@@ -134,7 +135,7 @@ METHODS_OF_ATTENTION = ("rows", "blocked", "all_pairs")
 COMPUTED: dict[str, Callable[[], Any]] = {
     "masks by magnitude": lambda: magnitude_masks(PARAMS, 0.2, "erk"),
     **{f"rewiring by {name}": partial(rewired, name) for name in METHODS},
-    **{f"pruning by {name}": partial(pruned, name) for name in GRADUAL},
+    "pruning": partial(pruned, "gradual_global"),
     "normalised images": lambda: normalize(jnp.asarray(IMAGES), (0.5,), (0.3,)),
     **{f"attention by {m}": partial(attention, m) for m in METHODS_OF_ATTENTION},
     **{f"loss {form}": partial(loss, form) for form in ("kd", "dkd")},

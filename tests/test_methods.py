@@ -13,11 +13,9 @@ from test_rewire import teacher
 from tiny import random_data, tiny_config, tiny_models
 
 from alite_jax.sparsity.distributions import DISTRIBUTIONS, layer_counts
-from alite_jax.sparsity.gradual import GRADUAL
-from alite_jax.sparsity.rewiring import METHODS
+from alite_jax.sparsity.methods import METHODS
 from alite_jax.training import loop, parallel
 from alite_jax.training.objective import Objective
-from alite_jax.training.rewire import needs_gradient
 
 SHAPES = [(16, 10), (64, 16)]  # classifier and hidden, in the order of the leaves
 LABELS, PLAIN, FULL = "labels", "kd", "dkd, features, schedules"
@@ -43,18 +41,18 @@ def compile_once(monkeypatch: pytest.MonkeyPatch) -> Callable[..., None]:
 
     def share(method: str, distribution: str, distillation: str) -> None:
         rewiring: list[str] = [method]
-        if method in GRADUAL:
+        if METHODS[method].starts_dense:
             rewiring.append(distribution)
-        elif needs_gradient(method):
+        elif METHODS[method].by_gradient:
             rewiring.append(distillation)
 
         def look_up(step: Callable[..., Any], **options: Any) -> Callable[..., Any]:
-            names = {"one": [distillation], "eval_step": []}
+            names = {"train_step": [distillation], "eval_step": []}
             key = (step.__name__, *names.get(step.__name__, rewiring))
             return PROGRAMS.setdefault(key, spread(step, **options))
 
         def look_up_start(create: Callable[[], Any]) -> Any:
-            key = ("start", method in GRADUAL, distribution)
+            key = ("start", METHODS[method].starts_dense, distribution)
             if key not in PROGRAMS:
                 PROGRAMS[key] = run_once(create)
             return PROGRAMS[key]
@@ -71,7 +69,7 @@ def counts(state: Any) -> list[int]:
 
 @pytest.mark.parametrize("distillation", DISTILLATION)
 @pytest.mark.parametrize("distribution", DISTRIBUTIONS)
-@pytest.mark.parametrize("method", [*METHODS, *GRADUAL])
+@pytest.mark.parametrize("method", METHODS)
 def test_every_method_keeps_its_promises(
     tmp_path: Path,
     compile_once: Callable[..., None],
@@ -95,7 +93,7 @@ def test_every_method_keeps_its_promises(
     target = layer_counts(SHAPES, 0.25, distribution)
     sizes = [math.prod(shape) for shape in SHAPES]
     totals = {step: sum(counts(state)) for step, state in saved.items()}
-    if method in GRADUAL:
+    if METHODS[method].starts_dense:
         # Of two changes the first leaves (1/2)**3 of what is to go.
         halfway = [
             n + round((size - n) / 8) for n, size in zip(target, sizes, strict=True)
@@ -144,7 +142,7 @@ def test_every_method_keeps_its_promises(
         assert line["loss"] == pytest.approx(wanted, rel=1e-5)
 
 
-@pytest.mark.parametrize("method", [*METHODS, *GRADUAL])
+@pytest.mark.parametrize("method", METHODS)
 def test_a_config_reaches_everything(tmp_path: Path, method: str) -> None:
     """What the jobs make of it; nothing is trained."""
     changes = DISTILLATION[FULL] | {
@@ -171,4 +169,4 @@ def test_a_config_reaches_everything(tmp_path: Path, method: str) -> None:
     )
     params = {"kernel": jax.ShapeDtypeStruct((8, 10), np.float32)}
     kept = student.make_masks(jax.random.key(0), params)["kernel"].sum()
-    assert kept == (80 if method in GRADUAL else 20)
+    assert kept == (80 if METHODS[method].starts_dense else 20)

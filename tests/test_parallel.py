@@ -18,7 +18,7 @@ from alite_jax.training import parallel
 from alite_jax.training.networks import create_networks
 from alite_jax.training.optimizer import create_optimizer
 from alite_jax.training.state import create_state
-from alite_jax.training.step import AXIS, Objective, make_train_step
+from alite_jax.training.step import AXIS, JointStep, Objective
 
 STEPS = 3
 KEY = jax.random.key(3)
@@ -65,7 +65,7 @@ def test_run_once_is_the_function_itself() -> None:
 def train(devices: int, axis_name: str | None) -> tuple[Any, list[Any]]:
     """Trains a small network; one device is a mapped axis of size 1."""
     model = TwoLayers(axis_name)
-    step = make_train_step(
+    step = JointStep(
         model,
         model,
         OPTIMIZER,
@@ -74,7 +74,7 @@ def train(devices: int, axis_name: str | None) -> tuple[Any, list[Any]]:
         crop_padding=0,
         flip=False,
         key=jax.random.key(0),
-    )
+    ).train_step
     masks = partial(init_masks, density=0.5)
     create = partial(create_state, image_shape=(8, 8, 1), make_masks=masks)
     state = jax.device_get(jax.jit(lambda k: create(k, model, OPTIMIZER))(KEY))

@@ -17,7 +17,7 @@ from alite_jax.ops.local_attention import reference
 from alite_jax.sparsity.masks import density, init_masks
 from alite_jax.training.optimizer import create_optimizer
 from alite_jax.training.state import TrainState
-from alite_jax.training.step import AXIS, Objective, make_train_step
+from alite_jax.training.step import AXIS, JointStep, Objective
 
 torch = pytest.importorskip("torch")
 
@@ -172,7 +172,7 @@ def test_two_joint_steps():
         for peer, teacher in zip(peers, (frozen, None), strict=True)
     )
     before = {name: leaf.clone() for name, leaf in frozen.state_dict().items()}
-    step = make_train_step(
+    step = JointStep(
         student,
         teacher,
         optimizer,
@@ -181,7 +181,7 @@ def test_two_joint_steps():
         crop_padding=0,
         flip=False,
         key=jax.random.key(1),
-    )
+    ).train_step
     step = quick_jit(jax.vmap(step, in_axes=(None, None, 0), axis_name=AXIS))
     start = torch_resnet.to_torch(state.params)
     for number in range(2):

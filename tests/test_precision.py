@@ -16,7 +16,7 @@ from alite_jax.data.pipeline import TrainBatches
 from alite_jax.training.loop import create_networks
 from alite_jax.training.optimizer import create_optimizer
 from alite_jax.training.state import create_state
-from alite_jax.training.step import AXIS, make_eval_step, make_train_step
+from alite_jax.training.step import AXIS, JointStep, make_eval_step
 
 STEPS = 24
 DATA = random_data()
@@ -41,13 +41,13 @@ class Case:
             )
             for network in networks
         }
-        self.step = make_train_step(
+        self.step = JointStep(
             *(self.student.model, self.teacher.model, optimizer),
             *(self.student.objective, DATA.spec),
             crop_padding=1,
             flip=False,
             key=jax.random.key(1),
-        )
+        ).train_step
 
     def shapes(self) -> tuple[Any, Any, Any]:
         """Of the step's arguments."""

@@ -27,16 +27,14 @@ from tiny import TwoLayers, assert_same
 
 from alite_jax.data.pipeline import TrainBatches
 from alite_jax.errors import ConfigError
-from alite_jax.sparsity import gradual as gradual_lib
-from alite_jax.sparsity.rewiring import METHODS
-from alite_jax.training import fit as fit_module
+from alite_jax.sparsity.methods import METHODS
 from alite_jax.training import parallel
-from alite_jax.training.dispatch import on_last_batch
 from alite_jax.training.rewire import (
     check_rewiring_steps,
     make_rewire_step,
     rewiring_steps,
 )
+from alite_jax.training.step import JointStep
 
 # Two rewirings of RigL, after steps 3 and 6 of 12, and none between 9 and 12.
 RIGL = {
@@ -84,7 +82,7 @@ def test_rigl_grows_by_the_gradient_and_forgets_the_momentum_of_what_came(
     )
     steps = rewiring_steps(config, steps_per_epoch=4)
     step = make_rewire_step(
-        config, steps, jax.random.key(0), lambda state, given: given
+        config, steps, jax.random.key(0), lambda state, given: (given, {}, {})
     )
     after = jax.jit(step)(state, gradients)
     rate = 0.15 * (1 + np.cos(np.pi * 3 / (12 * 0.6)))
@@ -126,22 +124,18 @@ def test_rigl_looks_at_the_step_that_was_taken(
 ) -> None:
     """At its views, alpha and temperature, not at those of the step that comes next."""
     seen: list[Any] = []
-    make_gradients = fit_module.make_gradients
+    gradients = JointStep.gradients
 
-    def watched(*arguments: Any, **settings: Any) -> Any:
-        gradients = make_gradients(*arguments, **settings)
+    def watched(joint: Any, state: Any, *inputs: Any) -> Any:
+        jax.debug.callback(lambda step: seen.append(int(step)), state.step)
+        return gradients(joint, state, *inputs)
 
-        def call(state: Any, *inputs: Any) -> Any:
-            jax.debug.callback(lambda step: seen.append(int(step)), state.step)
-            return gradients(state, *inputs)
-
-        return call
-
-    monkeypatch.setattr(fit_module, "make_gradients", watched)
+    monkeypatch.setattr(JointStep, "gradients", watched)
     train(tmp_path, make_config(**RIGL))
     jax.effects_barrier()
-    # Steps are counted from 0; each of the two devices tells.
-    assert sorted(seen) == [2, 2, 5, 5]
+    # Steps are counted from 0, and each of the two devices tells: all twelve in their
+    # turn, and those after which masks changed once more.
+    assert sorted(seen) == sorted(2 * [*range(12), 2, 5])
 
 
 @pytest.mark.parametrize("method", ["sparse_momentum", "gradual"])
@@ -155,19 +149,6 @@ def test_others_leave_the_optimizer_as_it_is(tmp_path: Path, method: str) -> Non
         for a, b in zip(*map(jax.tree.leaves, (after.masks, state.masks)), strict=True)
     )
     assert_same(after.opt_state, state.opt_state)
-
-
-@pytest.mark.parametrize("length", [1, 3])
-def test_the_gradient_is_that_of_the_last_batch(length: int) -> None:
-    def take(source: Any, step: Any, i: Any) -> Any:
-        return {"step": step, "i": i, "x": source["x"][i]}
-
-    call = on_last_batch(lambda state, teacher, batch: (teacher, batch), take, length)
-    state = type("State", (), {"step": 7})()
-    source = {"x": [10, 20, 30], "count": 2}
-    last = 1 if length == 3 else 0
-    wanted = {"step": 6, "i": last, "x": source["x"][last]}
-    assert call(state, "teacher", source) == ("teacher", wanted)
 
 
 def rewired(saved: dict[int, Any]) -> list[int]:
@@ -196,20 +177,15 @@ def shared_programs(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(parallel, "spread", look_up)
 
 
-@pytest.mark.parametrize(
-    ("changes", "length"),
-    [(RIGL, 1), (RIGL, 3), (GRADUAL, 3)],
-    ids=["rigl", "rigl, steps together", "gradual, steps together"],
-)
+@pytest.mark.parametrize("changes", [RIGL, GRADUAL], ids=["rigl", "gradual"])
 @pytest.mark.usefixtures("shared_programs")
 def test_a_resumed_run_ends_as_if_it_had_never_stopped(
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
     changes: dict[str, Any],
-    length: int,
 ) -> None:
     """Stopped in the third epoch; its last checkpoint is after a change of masks."""
-    config = make_config(**changes, compute__steps_per_dispatch=length)
+    config = make_config(**changes)
     model = teacher()
     train(tmp_path / "whole", config, teacher=model, alpha=0.5)
     with monkeypatch.context() as patch:
@@ -222,19 +198,6 @@ def test_a_resumed_run_ends_as_if_it_had_never_stopped(
     assert records(tmp_path / "parts") == records(tmp_path / "whole")
     whole = {0: start(tmp_path, config)} | whole
     assert rewired(whole) == ([3, 6] if changes is RIGL else [3, 6, 9])
-
-
-def test_rigl_does_not_depend_on_where_the_images_lie(tmp_path: Path) -> None:
-    """The last batch of a dispatch is the same for both feeds."""
-    masks = []
-    for place, length in (("never", 1), ("always", 3)):
-        folder = tmp_path / f"{place}{length}"
-        config = make_config(
-            **RIGL, data__on_device=place, compute__steps_per_dispatch=length
-        )
-        train(folder, config)
-        masks.append(states(folder, config, last=True)[TOTAL].masks)
-    assert_same(masks[1], masks[0])
 
 
 def test_gradual_pruning_records_the_density_of_each_step(tmp_path: Path) -> None:
@@ -262,7 +225,7 @@ def test_gradual_pruning_records_the_density_of_each_step(tmp_path: Path) -> Non
 
 
 @pytest.mark.parametrize(
-    "method", sorted({*METHODS, *gradual_lib.GRADUAL} - {"static"})
+    "method", [name for name, method in METHODS.items() if method.changes]
 )
 @pytest.mark.parametrize(
     "changes",
@@ -276,7 +239,7 @@ def test_masks_that_would_never_change_stop_a_run_before_anything_is_computed(
     method: str,
 ) -> None:
     monkeypatch.setattr(parallel, "run_once", failing(lambda f: f(), 0))
-    does = "prunes" if method in gradual_lib.GRADUAL else "changes masks"
+    does = "prunes" if METHODS[method].starts_dense else "changes masks"
     with pytest.raises(
         ConfigError, match=f"'{method}' {does} every .* set pruning.every"
     ):

@@ -21,7 +21,7 @@ from alite_jax.training import parallel
 from alite_jax.training.optimizer import create_optimizer
 from alite_jax.training.rewire import make_rewire_step
 from alite_jax.training.state import create_state
-from alite_jax.training.step import AXIS, Objective, make_train_step
+from alite_jax.training.step import AXIS, JointStep, Objective
 
 SPEC = DATASETS["digits"]
 MODEL = TwoLayers()
@@ -47,7 +47,7 @@ def make_state(key: jax.Array) -> Any:
 def make_step(model: Any = MODEL, teacher: Any = MODEL, **changes: Any) -> Any:
     settings = {"crop_padding": 0, "flip": False, "key": jax.random.key(1)} | changes
     objective = settings.pop("objective", OBJECTIVE)
-    step = make_train_step(model, teacher, OPTIMIZER, objective, SPEC, **settings)
+    step = JointStep(model, teacher, OPTIMIZER, objective, SPEC, **settings).train_step
     return parallel.spread(step, donate_state=True)
 
 
@@ -286,7 +286,7 @@ def products(start: Any, teacher: Any, alpha: float) -> int:
     """The number of matrix products in a step of `TwoLayers`."""
     objective = Objective(alpha=alpha)
     settings = {"crop_padding": 0, "flip": False, "key": jax.random.key(1)}
-    step = make_train_step(MODEL, MODEL, OPTIMIZER, objective, SPEC, **settings)
+    step = JointStep(MODEL, MODEL, OPTIMIZER, objective, SPEC, **settings).train_step
     batch = jax.tree.map(lambda a: a[0], BATCHES.batch(0))
     jaxpr = jax.make_jaxpr(step, axis_env=[(AXIS, 2)])(start, teacher, batch)
     return sum(e.primitive.name == "dot_general" for e in equations(jaxpr))

@@ -33,7 +33,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from alite_jax.sparsity.masks import Masks, Params, is_prunable
-from alite_jax.sparsity.rewiring import METHODS
+from alite_jax.sparsity.methods import find_method
 from alite_jax.sparsity.selection import Layout
 from alite_jax.trees import named_leaves
 
@@ -155,8 +155,8 @@ def rewire_units(
         counts: int32 `[sets]`, how many units each set keeps; may be traced.
         prune_rate: fraction of the active units to drop besides those too many.
         key: PRNG key for methods that draw.
-        method: a key of `rewiring.METHODS`. With another one units only go, and those
-            too many alone.
+        method: a key of `methods.METHODS`. Where nothing grows, units only go, and
+            those too many alone.
 
     Returns:
         Of each group bool `[sets, size]`.
@@ -166,8 +166,8 @@ def rewire_units(
     weights, momenta = (_pack(layout, _norms(groups, t)) for t in (params, scores))
     number = layout.sums(active)
     weights = jnp.where(active, weights, -jnp.inf)
-    chosen = METHODS.get(method)
-    if chosen is None:
+    chosen = find_method(method)
+    if chosen.grow is None:
         return _unpack(groups, layout.top(weights, jnp.minimum(counts, number)))
     dropped = jnp.ceil(prune_rate * number).astype(jnp.int32)
     kept = jnp.minimum(counts, jnp.maximum(number - dropped, jnp.minimum(number, 1)))

@@ -13,13 +13,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from alite_jax.errors import ConfigError, nearest
 from alite_jax.sparsity.distributions import layer_counts
+from alite_jax.sparsity.methods import find_method
 from alite_jax.sparsity.selection import Layout
-
-# Whether the weights of all layers compete with one another. Otherwise each layer has a
-# number of its own, which falls to what `pruning.distribution` gives it.
-GRADUAL: dict[str, bool] = {"gradual": False, "gradual_global": True}
 
 
 def gradual_counts(
@@ -66,8 +62,7 @@ def prune(params: Any, masks: Any, counts: jax.Array, method: str = "gradual") -
     Raises:
         ConfigError: if there is no such method.
     """
-    if method not in GRADUAL:
-        raise ConfigError(f"pruning.method is {method!r}; {nearest(method, GRADUAL)}")
+    everywhere = find_method(method).trades
     mask_leaves, structure = jax.tree.flatten(masks)
     prunable = [i for i, mask in enumerate(mask_leaves) if mask.ndim > 0]
     if not prunable:
@@ -80,7 +75,7 @@ def prune(params: Any, masks: Any, counts: jax.Array, method: str = "gradual") -
     # Padding is not active.
     magnitude = jnp.where(active, jnp.abs(weights), -jnp.inf)
     nonzero = layout.sums(active)
-    if GRADUAL[method]:
+    if everywhere:
         largest = layout.top(magnitude, jnp.minimum(nonzero, 1))
         magnitude = jnp.where(largest, jnp.inf, magnitude)
         layers = Layout((math.prod(layout.shape),))

@@ -10,77 +10,16 @@ both, a layer keeps its number of weights.
 Everything here is pure, of static shape and jittable. Totals are kept exactly.
 """
 
-from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 
-from alite_jax.errors import ConfigError, nearest
+from alite_jax.sparsity.methods import Method, at_random, by_score, find_method
 from alite_jax.sparsity.selection import Layout
-
-Score = Callable[[jax.Array, jax.Array, jax.Array], jax.Array]
 
 _DENSE_SPARSITY = 0.2  # a layer with fewer zeros than this is protected; see _to_drop
 _FILL = 0.99  # of a layer's zeros may be grown while other layers have room
-
-
-class Method(NamedTuple):
-    """A way to rewire.
-
-    Attributes:
-        drop: score of each active weight from (weights, scores, key), arrays of one
-            shape that hold all layers; the lowest of each layer go.
-        grow: score of each absent weight from the same; the highest come.
-        redistribute: whether layers trade budget by the mean absolute score of their
-            active weights; otherwise each regrows as many as it dropped.
-        by_gradient: whether the scores are the loss's gradient; otherwise they are the
-            optimizer's momentum.
-        fresh_momentum: whether weights that come in start without momentum; otherwise
-            with that of the gradients that they had while absent.
-        round_drop: makes a whole number of the weights to drop, as the method's own
-            code does: up, or down.
-    """
-
-    drop: Score
-    grow: Score
-    redistribute: bool
-    by_gradient: bool = False
-    fresh_momentum: bool = False
-    round_drop: Callable[[jax.Array], jax.Array] = jnp.ceil
-
-
-def _magnitude(weights: jax.Array, scores: jax.Array, key: jax.Array) -> jax.Array:
-    return jnp.abs(weights)
-
-
-def _score(weights: jax.Array, scores: jax.Array, key: jax.Array) -> jax.Array:
-    return jnp.abs(scores)
-
-
-def _random(weights: jax.Array, scores: jax.Array, key: jax.Array) -> jax.Array:
-    return jax.random.uniform(key, weights.shape, jnp.float32)
-
-
-METHODS: dict[str, Method | None] = {
-    "sparse_momentum": Method(drop=_magnitude, grow=_score, redistribute=True),
-    "set": Method(
-        drop=_magnitude,
-        grow=_random,
-        redistribute=False,
-        fresh_momentum=True,
-        round_drop=jnp.floor,
-    ),
-    "rigl": Method(
-        drop=_magnitude,
-        grow=_score,
-        redistribute=False,
-        by_gradient=True,
-        fresh_momentum=True,
-        round_drop=jnp.floor,
-    ),
-    "static": None,  # the masks of the start stay
-}
 
 
 def rewire(
@@ -101,7 +40,8 @@ def rewire(
         masks: pytree like `params`; see `alite_jax.sparsity.masks`.
         prune_rate: fraction of each layer's active weights to drop, in [0, 1].
         key: PRNG key for methods that draw.
-        method: a key of `METHODS`.
+        method: a key of `alite_jax.sparsity.methods.METHODS`. Where nothing grows, as
+            with `"static"`, the masks stay.
         allowed: masks of the weights that may be kept, at least as many as are active;
             all of them when left out. Active weights outside go before any others, and
             as many grow within, in other layers where a layer has no room.
@@ -113,12 +53,46 @@ def rewire(
     Raises:
         ConfigError: if there is no such method.
     """
-    if method not in METHODS:
-        raise ConfigError(f"pruning.method is {method!r}; {nearest(method, METHODS)}")
-    chosen = METHODS[method]
+    chosen = find_method(method)
+    if chosen.grow is None:
+        return masks
+    return _rewire(params, scores, masks, prune_rate, key, chosen, allowed)
+
+
+def move_within(
+    params: Any, scores: Any, masks: Any, allowed: Any, key: jax.Array, *, drawn: bool
+) -> Any:
+    """Moves masks into what is allowed; the number of non-zeros stays exactly the same.
+
+    Args:
+        params: parameters, already masked.
+        scores: pytree like `params`, dense.
+        masks: pytree like `params`; see `alite_jax.sparsity.masks`.
+        allowed: as for `rewire`.
+        key: PRNG key.
+        drawn: whether the weights that come are drawn; otherwise they are those of the
+            largest absolute scores.
+
+    Returns:
+        New masks, as from `rewire`.
+    """
+    chosen = Method(grow=at_random if drawn else by_score)
+    return _rewire(params, scores, masks, 0.0, key, chosen, allowed)
+
+
+def _rewire(
+    params: Any,
+    scores: Any,
+    masks: Any,
+    prune_rate: jax.Array | float,
+    key: jax.Array,
+    chosen: Method,
+    allowed: Any,
+) -> Any:
+    assert chosen.grow is not None
     mask_leaves, structure = jax.tree.flatten(masks)
     prunable = [i for i, mask in enumerate(mask_leaves) if mask.ndim > 0]
-    if chosen is None or not prunable:
+    if not prunable:
         return masks
     layout = Layout(tuple(mask_leaves[i].size for i in prunable))
     weights, layer_scores, active = (
@@ -145,8 +119,8 @@ def rewire(
     dropped = _to_drop(nonzero, sizes, importance, prune_rate, chosen)
     kept = nonzero - dropped
     grown = dropped + lost
-    if chosen.redistribute or allowed is not None:
-        shares = importance if chosen.redistribute else jnp.zeros_like(importance)
+    if chosen.trades or allowed is not None:
+        shares = importance if chosen.trades else jnp.zeros_like(importance)
         grown = _allocate(jnp.sum(grown), shares, sizes - kept, fallback=grown)
     drop_key, grow_key = jax.random.split(key)
     drop = chosen.drop(weights, layer_scores, drop_key)
@@ -172,7 +146,7 @@ def _to_drop(
     sparse momentum's code: it would only get its weights back.
     """
     rate = jnp.full(sizes.shape, prune_rate, jnp.float32)
-    if method.redistribute:
+    if method.trades:
         # Compiled, a division by constants becomes a product with their reciprocals,
         # which differs in the last bit, and `ceil` makes a weight of that.
         whole = jax.lax.optimization_barrier(sizes).astype(jnp.float32)

@@ -7,8 +7,9 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from alite_jax.config import describe_difference, from_json
+from alite_jax.config import describe_difference
 from alite_jax.errors import ConfigError
+from alite_jax.run_config import from_json
 from alite_jax.study.declaration import Run
 from alite_jax.training.metrics import read_metrics
 from alite_jax.training.processes import by_first

@@ -1,6 +1,5 @@
 """Training one network, teacher or student, from its start or its checkpoint."""
 
-import dataclasses
 import time
 from collections.abc import Callable
 from contextlib import closing
@@ -13,16 +12,15 @@ import flax.linen as nn
 import jax
 import optax
 
-from alite_jax.data.pipeline import TrainBatches
+from alite_jax.data.pipeline import TrainBatches, prefetch
 from alite_jax.jax_settings import seed_key
 from alite_jax.sparsity.masks import density as density_of
 from alite_jax.sparsity.masks import layer_densities, prunes
+from alite_jax.sparsity.methods import find_method
 from alite_jax.training import parallel
 from alite_jax.training.accumulation import check_accumulation
 from alite_jax.training.checkpoints import Checkpoints
-from alite_jax.training.dispatch import dispatches, make_program, on_last_batch
 from alite_jax.training.evaluation import Data, Evaluator
-from alite_jax.training.feeds import make_feed
 from alite_jax.training.interruption import Interruption
 from alite_jax.training.metrics import MetricWriter, NoWriter
 from alite_jax.training.objective import Objective
@@ -33,14 +31,12 @@ from alite_jax.training.progress import Progress
 from alite_jax.training.rewire import (
     check_rewiring_steps,
     make_rewire_step,
-    needs_gradient,
     rewiring_steps,
-    starts_dense,
 )
-from alite_jax.training.state import TrainState, Variables, create_state
-from alite_jax.training.step import make_gradients, make_train_step
+from alite_jax.training.state import Variables, create_state
+from alite_jax.training.step import JointStep
+from alite_jax.training.step_metrics import StepMetrics
 from alite_jax.training.structure import Structure
-from alite_jax.training.window import Window
 
 Start = Callable[[], Variables]
 
@@ -139,6 +135,7 @@ def fit(
         CheckpointError: a checkpoint cannot be read or written.
         StoppedError: a signal stopped the run, after a checkpoint.
     """
+    # What the configuration asks for is checked before anything is computed.
     shards = parallel.device_count()
     batches = TrainBatches(
         data.train,
@@ -165,6 +162,7 @@ def fit(
         network.make_masks,
     )
 
+    # From the newest whole checkpoint, else from another run's network, else drawn.
     checkpoints = network.checkpoints(config.checkpoint.keep)
     if checkpoints.latest_step() is None:
         start = [network.start()] if network.start else []
@@ -182,44 +180,33 @@ def fit(
     teacher_model, teacher_variables = (
         teacher if teacher and network.objective.needs_teacher else (None, {})
     )
-    feed = make_feed(config, batches, data.train)
-    settings = {
-        "crop_padding": config.data.crop_padding,
-        "flip": config.data.flip,
-        "key": step_key,
-        "accumulation": config.compute.accumulation,
-        "total_steps": total_steps,
-    }
-    objective = network.objective
-    train_step = make_train_step(
-        network.model, teacher_model, optimizer, objective, data.spec, **settings
+    # The programs: compiled at their first call, each once in a run.
+    method = find_method(config.pruning.method)
+    joint = JointStep(
+        network.model,
+        teacher_model,
+        optimizer,
+        network.objective,
+        data.spec,
+        crop_padding=config.data.crop_padding,
+        flip=config.data.flip,
+        key=step_key,
+        accumulation=config.compute.accumulation,
+        total_steps=total_steps,
     )
-    length = config.compute.steps_per_dispatch
-    program = parallel.spread(
-        make_program(train_step, feed.take, length, objective.metrics),
-        donate_state=True,
-    )
-    method, gradient = config.pruning.method, None
-    if needs_gradient(method):
-        take_gradients = make_gradients(
-            network.model, teacher_model, objective, data.spec, **settings
-        )
-
-        def of_the_step_done(state: TrainState, *inputs: Any) -> Any:
-            """The gradient at the new weights, else as the step has just had it."""
-            state = dataclasses.replace(state, step=state.step - 1)
-            return take_gradients(state, *inputs)[0]
-
-        gradient = on_last_batch(of_the_step_done, feed.take, length)
+    train_step = parallel.spread(joint.train_step, donate_state=True)
+    gradients = joint.gradients if method.by_gradient else None
     rewire_step = parallel.spread(
-        make_rewire_step(config, rewirings, rewire_key, gradient, network.structure),
+        make_rewire_step(config, rewirings, rewire_key, gradients, network.structure),
         donate_state=True,
     )
+    # From here on the host only hands batches over, and looks after the record.
     density = density_of(state.masks)
-    rewires = prunes(state.masks) and method != "static"
+    rewires = prunes(state.masks) and method.changes
     state = parallel.replicate(state)
     teacher_variables = parallel.replicate(teacher_variables)
-    window = Window(network.phase, checkpoints, extra.get("open_steps", ()))
+    open_steps = extra.get("open_steps", ())
+    step_metrics = StepMetrics(network.phase, checkpoints, open_steps)
     progress = Progress(
         network.phase,
         total_steps,
@@ -230,30 +217,29 @@ def fit(
     folder = network.folder.parent / "profile" / network.phase
     trace = Trace(folder, first_step, config.logging.profile_steps)
     log_every, save_every = config.logging.every_steps, config.checkpoint.every_steps
-    intervals = [steps_per_epoch, log_every, save_every]
-    if rewires:
-        intervals.append(rewirings.every)
-    sources = feed.sources(dispatches(first_step, total_steps, length, intervals))
+    on_devices = prefetch(
+        lambda step: parallel.shard(batches.batch(step)), range(first_step, total_steps)
+    )
     with (
         Interruption() as interruption,
         closing(progress),
         closing(checkpoints),
-        closing(sources),
+        closing(on_devices),
         closing(trace),
     ):
         started = time.monotonic() - seconds
-        for steps, source in sources:
-            run = trace.annotate(steps.start, program)
-            state, metrics = run(state, teacher_variables, source)
-            window.add(steps, metrics)
-            step = steps.stop
+        for done, batch in on_devices:
+            run = trace.annotate(done, train_step)
+            state, metrics = run(state, teacher_variables, batch)
+            step = done + 1
+            step_metrics.add(step, metrics)
             trace.update(step, metrics)
             stops = interruption.requested(step)
             ends_epoch = step % steps_per_epoch == 0
             saves = ends_epoch or (save_every and step % save_every == 0)
-            # A checkpoint closes the window, too: no loss goes into it unchecked.
+            # A checkpoint ends a line, too: no loss goes into it unchecked.
             if step % log_every == 0 or saves:
-                means = window.close() | {"density": density}
+                means = step_metrics.means() | {"density": density}
                 writer.write(step, means, prefix=network.phase)
                 progress.update(step, means)
             if ends_epoch:
@@ -264,9 +250,9 @@ def fit(
                 progress.epoch(step // steps_per_epoch, epochs, shown | evaluation)
                 started += time.monotonic() - paused
             if rewires and step in rewirings:
-                inputs = (teacher_variables, source) if gradient else ()
+                inputs = (teacher_variables, batch) if gradients else ()
                 state = rewire_step(state, *inputs)
-                if starts_dense(method) or network.structure:
+                if method.starts_dense or network.structure:
                     density = density_of(parallel.to_host(state.masks))
             if saves or stops:
                 host_state = parallel.to_host(state)
@@ -275,7 +261,7 @@ def fit(
                     kept = layer_densities(host_state.masks)
                     kept = {f"density/{layer}": kept[layer] for layer in kept}
                     writer.write(step, kept, prefix=network.phase)
-                extra = {"seconds": seconds, "open_steps": window.open_steps()}
+                extra = {"seconds": seconds, "open_steps": step_metrics.open_steps()}
                 checkpoints.save(step, host_state, extra=extra)
             if stops:
                 raise interruption.error(network.phase, step, checkpoints.directory)

@@ -27,12 +27,12 @@ from alite_jax.models.resnet import (
 )
 from alite_jax.paths import user_path
 from alite_jax.sparsity.masks import dense_masks, init_masks, magnitude_masks
+from alite_jax.sparsity.methods import find_method
 from alite_jax.training.checkpoints import Checkpoints
 from alite_jax.training.evaluation import Data
 from alite_jax.training.fit import Network, Start
 from alite_jax.training.objective import Objective
 from alite_jax.training.processes import by_first
-from alite_jax.training.rewire import starts_dense
 from alite_jax.training.run_folder import read_config, read_summary, write_whole
 from alite_jax.training.state import Variables
 from alite_jax.training.step import AXIS
@@ -107,7 +107,7 @@ def draw_masks(
         params: the student's parameters.
     """
     student, pruning = config.student, config.pruning
-    dense = starts_dense(pruning.method)
+    dense = find_method(pruning.method).starts_dense
     density = 1.0 if dense else student.density
     trained = bool(student.init_workdir)
     if trained:

@@ -56,19 +56,6 @@ def replicate(tree: Any) -> Any:
     return jax_utils.replicate(tree, axis_name=AXIS)
 
 
-def keep(tree: Any) -> Any:
-    """As `replicate`, for numpy arrays that are too large to be copied on the host.
-
-    The result may share the memory of the arrays: nobody may write to either.
-    """
-
-    def put(array: np.ndarray) -> jax.Array:
-        shape = (jax.local_device_count(), *array.shape)
-        return jax.make_array_from_callback(shape, _sharding(), lambda _: array[None])
-
-    return jax.tree.map(put, tree)
-
-
 def shard(tree: Any) -> Any:
     """Puts numpy arrays on the devices, as `spread` takes them: one row for each."""
     return jax.device_put(tree, _sharding())
@@ -85,11 +72,6 @@ def describe_devices() -> str:
         cores = len(os.sched_getaffinity(0)) if _ON_LINUX else os.cpu_count() or 1
         return f"{cores} CPU core{'s' * (cores > 1)}"
     return f"{device_count()} x {jax.local_devices()[0].device_kind}"
-
-
-def memory_stats() -> list[dict[str, Any] | None]:
-    """What each device says of its memory; CPUs say nothing."""
-    return [device.memory_stats() for device in jax.local_devices()]
 
 
 def run_once(function: Callable[..., Any], *arguments: Any) -> Any:

@@ -10,9 +10,10 @@ import optax
 
 from alite_jax.errors import ConfigError
 from alite_jax.sparsity import channels
-from alite_jax.sparsity.gradual import GRADUAL, gradual_counts, prune
+from alite_jax.sparsity.gradual import gradual_counts, prune
 from alite_jax.sparsity.masks import apply_masks
-from alite_jax.sparsity.rewiring import METHODS, rewire
+from alite_jax.sparsity.methods import find_method
+from alite_jax.sparsity.rewiring import move_within, rewire
 from alite_jax.sparsity.schedules import RewiringSteps, prune_rate
 from alite_jax.training.state import TrainState
 from alite_jax.training.structure import Structure
@@ -20,17 +21,6 @@ from alite_jax.training.structure import Structure
 RewireStep = Callable[..., TrainState]
 
 _UNITS = 1  # What the key of a change is for, folded into it, besides weights.
-
-
-def starts_dense(method: str) -> bool:
-    """Whether the masks of the start keep everything."""
-    return method in GRADUAL
-
-
-def needs_gradient(method: str) -> bool:
-    """Whether a change of the masks looks at the loss's gradient."""
-    chosen = METHODS.get(method)
-    return chosen is not None and chosen.by_gradient
 
 
 def rewiring_steps(config: Any, steps_per_epoch: int) -> RewiringSteps:
@@ -59,13 +49,14 @@ def check_rewiring_steps(config: Any, steps: RewiringSteps) -> None:
         ConfigError: there is no such step.
     """
     pruning = config.pruning
-    if pruning.method == "static" or steps.last > 0:
+    method = find_method(pruning.method)
+    if not method.changes or steps.last > 0:
         return
     if pruning.structure != "none":
         what = f"structure {pruning.structure!r} prunes"
     elif config.student.density == 1:
         return
-    elif starts_dense(pruning.method):
+    elif method.starts_dense:
         what = f"method {pruning.method!r} prunes"
     else:
         what = f"method {pruning.method!r} changes masks"
@@ -81,7 +72,7 @@ def make_rewire_step(
     config: Any,
     steps: RewiringSteps,
     key: jax.Array,
-    gradient: Callable[..., Any] | None = None,
+    gradients: Callable[..., Any] | None = None,
     structure: Structure | None = None,
 ) -> RewireStep:
     """Builds the change of the masks.
@@ -90,17 +81,18 @@ def make_rewire_step(
         config: the whole configuration, of which `pruning` and `student.density` count.
         steps: after which of them it happens.
         key: PRNG key; the step is folded into it.
-        gradient: the loss's gradient, a function of the same arguments; only for
-            methods that need it.
+        gradients: of the joint step, for methods that go by them.
         structure: of the network, if its masks have one.
 
     Returns:
         `rewire_step(state, *inputs) -> state` with new masks, applied to the
-        parameters; `inputs` are for `gradient`. A weight that went out keeps its
+        parameters; `inputs` are the teacher's variables and the batch of the step that
+        was just taken, for `gradients`. A weight that went out keeps its
         momentum and may come back; one that came in has its own, or none where the
         method says so.
     """
     pruning = config.pruning
+    method = find_method(pruning.method)
 
     def change(state: TrainState) -> jax.Array:
         """Which change of the masks this is, from 0 on."""
@@ -117,13 +109,13 @@ def make_rewire_step(
         # What is outside goes first. What goes too much with it grows back within.
         within = apply_masks(allowed, state.params)
         masks = prune(within, state.masks, now, pruning.method)
-        return rewire(within, momentum, masks, 0.0, key, "rigl", allowed)
+        return move_within(within, momentum, masks, allowed, key, drawn=False)
 
     def within_units(state: TrainState, scores: Any, rate: Any) -> Any:
         """Masks of what the units leave that stay or come."""
         assert structure is not None
         groups = channels.unit_groups(state.params, structure.kind)
-        only_falls = starts_dense(pruning.method)
+        only_falls = method.starts_dense
         remaining = steps.remaining() * only_falls
         counts = channels.unit_counts(groups, structure.counts, remaining)
         units = channels.rewire_units(
@@ -147,13 +139,16 @@ def make_rewire_step(
             pruning.prune_rate_schedule,
         )
         scores = momentum = optax.tree_utils.tree_get(state.opt_state, "trace")
-        if needs_gradient(pruning.method):
-            assert gradient is not None
-            scores = gradient(state, *inputs)
+        if method.by_gradient:
+            assert gradients is not None
+            # At the new weights, but with the views, alpha and temperature of the step
+            # that was just taken.
+            taken = dataclasses.replace(state, step=state.step - 1)
+            scores, *_ = gradients(taken, *inputs)
         allowed = None if structure is None else within_units(state, scores, rate)
         if structure is not None and structure.only:
             masks = allowed
-        elif pruning.method in GRADUAL:
+        elif method.starts_dense:
             masks = pruned(state, momentum, allowed)
         else:
             masks = rewire(
@@ -165,8 +160,7 @@ def make_rewire_step(
                 pruning.method,
                 allowed=allowed,
             )
-        method = METHODS.get(pruning.method)
-        if method is not None and method.fresh_momentum:
+        if method.fresh_momentum:
             kept = jax.tree.map(lambda old, new: old | ~new, state.masks, masks)
             opt_state = optax.tree_utils.tree_set(
                 state.opt_state, trace=apply_masks(kept, momentum)

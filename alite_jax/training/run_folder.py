@@ -17,7 +17,7 @@ from alite_jax.training.processes import by_first
 # Fields that a run may change when it resumes: none of them changes its result.
 FREE_FIELDS = (
     *("logging.", "checkpoint."),
-    *("data.data_dir", "data.manual_dir", "data.on_device"),
+    *("data.data_dir", "data.manual_dir"),
 )
 
 _LOCK = ".lock"  # A killed process leaves it; whether somebody holds it is what counts.
@@ -87,7 +87,7 @@ def claim(folder: Path, config: Any) -> None:
     # it at once must not keep the folder from the corrected command.
     begun = any((folder / name).exists() for name in _RESULTS)
     if not begun or not recorded.exists():
-        text = config_lib.to_json(run_config.recorded(config, folder))
+        text = run_config.to_json(run_config.recorded(config, folder))
         write_whole(recorded, text)
         return
     before = run_config.absolute(run_config.read_config(folder))

@@ -1,13 +1,13 @@
-"""The pure functions of training: the joint step and the evaluation step.
+"""The joint step, read from top to bottom: what one training step does to one device.
 
-Each works on one device's share of a batch, under a mapped axis named `AXIS`, and
-reduces over it. How they are spread over devices is `parallel`'s business.
+Views of the images, the teacher's answers, the student's, the loss, its gradient, the
+update, the masks. Everything is pure, works on one device's shard of a batch under a
+mapped axis named `AXIS`, and reduces over it; `parallel` spreads it over the devices.
 """
 
 import dataclasses
 from collections.abc import Callable
-from functools import partial
-from typing import Any
+from typing import Any, NamedTuple
 
 import flax.linen as nn
 import jax
@@ -29,163 +29,176 @@ _VIEWS = 0
 
 Batch = dict[str, jax.Array]
 Metrics = dict[str, jax.Array]
-TrainStep = Callable[[TrainState, Variables, Batch], tuple[TrainState, Metrics]]
-Gradients = Callable[[TrainState, Variables, Batch], tuple[Any, Metrics, Any]]
 EvalStep = Callable[[Variables, Batch], Metrics]
 
 
-def make_gradients(
-    model: nn.Module,
-    teacher: nn.Module | None,
-    objective: Objective,
-    dataset: DatasetSpec,
-    *,
-    crop_padding: int,
-    flip: bool,
-    key: jax.Array,
-    accumulation: int = 1,
-    total_steps: int = 0,
-) -> Gradients:
-    """Builds the first half of the joint step: both forward passes, one backward.
+class Answers(NamedTuple):
+    """What a teacher says of some images.
 
-    Gradients are taken with respect to the stored parameters, whose absent weights are
-    zero, and are dense: absent weights have gradients too, by which the rewiring finds
-    the ones to grow.
-
-    Args:
-        model: the network that is trained; its BatchNorm may reduce over `AXIS`.
-        teacher: a frozen network of the same logits, or None.
-        objective: the loss.
-        dataset: gives the normalisation constants.
-        crop_padding: see `augment`.
-        flip: see `augment`.
-        key: PRNG key; the step is folded into it. What is drawn is drawn for the whole
-            batch, so that the number of devices does not change it.
-        accumulation: passes in which a device's share of a batch goes through the
-            networks, each with an equal part. Gradients, metrics and the updated
-            running statistics are means over the parts; BatchNorm normalises each
-            part by the statistics of this part (on all devices), so that more than
-            one pass is not quite the same training. Views do not depend on it.
-        total_steps: of the training, in whose course the objective may change; needed
-            only where it does.
-
-    Returns:
-        `gradients(state, teacher_variables, batch)`: means over all devices of the
-        gradients, over this one of the metrics, and over all of the updated running
-        statistics. `batch` is as for `make_train_step`.
+    Attributes:
+        logits: `[batch, classes]`, or None where the loss does not ask for them.
+        features: the outputs of its stages, none where the loss does not ask for them.
     """
-    distils = teacher is not None and objective.needs_teacher
-    compares_features = teacher is not None and objective.feature_weight > 0
-    collections = ["intermediates"] if compares_features else []
 
-    def ask_teacher(
-        variables: Variables, images: jax.Array
-    ) -> tuple[jax.Array | None, list[jax.Array]]:
-        if not distils:
-            return None, []
-        assert teacher is not None
-        if not compares_features:
-            return apply(teacher, variables, images), []
-        logits, updates = teacher.apply(
-            variables, images, train=False, mutable=collections
-        )
-        features = jax.tree.leaves(updates["intermediates"])
-        return logits if objective.needs_logits else None, features
-
-    def forward_and_backward(
-        state: TrainState, teacher_variables: Variables, part: Batch
-    ) -> tuple[Any, Metrics, Any]:
-        images = normalize(part["image"], dataset.mean, dataset.std)
-        teacher_logits, teacher_features = ask_teacher(teacher_variables, images)
-        alpha, temperature = objective.weights(state.step, total_steps)
-
-        def loss_fn(params: Any) -> tuple[jax.Array, Any]:
-            variables = {"params": params, "batch_stats": state.batch_stats}
-            logits, updates = model.apply(
-                variables, images, train=True, mutable=["batch_stats", *collections]
-            )
-            losses = joint_loss(
-                logits,
-                part["label"],
-                teacher_logits,
-                alpha=alpha,
-                temperature=temperature,
-                label_smoothing=objective.label_smoothing,
-                loss=objective.loss,
-                alpha_dkd=objective.alpha_dkd,
-                beta_dkd=objective.beta_dkd,
-            )._asdict()
-            if objective.feature_weight > 0:
-                features = jax.tree.leaves(updates.get("intermediates"))
-                distance = feature_loss(features, teacher_features)
-                losses["feature_loss"] = distance
-                losses["loss"] += objective.feature_weight / 2 * distance
-            return losses["loss"], (losses, logits, updates["batch_stats"])
-
-        gradients, (losses, logits, batch_stats) = jax.grad(loss_fn, has_aux=True)(
-            state.params
-        )
-        accuracy = jnp.mean(jnp.argmax(logits, axis=-1) == part["label"])
-        return gradients, {**losses, "accuracy": accuracy}, batch_stats
-
-    def gradients(
-        state: TrainState, teacher_variables: Variables, batch: Batch
-    ) -> tuple[Any, Metrics, Any]:
-        step_key = jax.random.fold_in(key, state.step)
-        images = augment(
-            jax.random.fold_in(step_key, _VIEWS),
-            batch["image"],
-            crop_padding=crop_padding,
-            flip=flip,
-            share=jax.lax.axis_index(AXIS),
-            num_shares=jax.lax.axis_size(AXIS),
-        )
-        gradients, metrics, batch_stats = mean_over_parts(
-            partial(forward_and_backward, state, teacher_variables),
-            {"image": images, "label": batch["label"]},
-            accumulation,
-        )
-        gradients, batch_stats = jax.lax.pmean((gradients, batch_stats), AXIS)
-        return gradients, metrics, batch_stats
-
-    return gradients
+    logits: jax.Array | None
+    features: list[jax.Array]
 
 
-def make_train_step(
-    model: nn.Module,
-    teacher: nn.Module | None,
-    optimizer: optax.GradientTransformation,
-    objective: Objective,
-    dataset: DatasetSpec,
-    **settings: Any,
-) -> TrainStep:
-    """Builds the joint step: teacher forward, student forward and backward, update.
+@dataclasses.dataclass(frozen=True, eq=False)
+class JointStep:
+    """The joint step: distillation, task loss and pruning in one pass.
 
-    Gradients and momentum are dense; masks are applied after the update.
+    `batch` has `image`, uint8 `[batch, height, width, channels]`, and `label`, int32
+    `[batch]`, in every method.
 
-    Args:
+    Attributes:
         model: the network that is trained; its BatchNorm may reduce over `AXIS`.
         teacher: a frozen network of the same logits, or None.
         optimizer: the optax chain.
         objective: the loss.
         dataset: gives the normalisation constants.
-        settings: the keywords of `make_gradients`.
-
-    Returns:
-        `step(state, teacher_variables, batch) -> (state, metrics)`. `batch` has
-        `image`, uint8 `[batch, height, width, channels]`, and `label`, int32
-        `[batch]`. Metrics are float32 scalars, means over all devices; their names are
-        `objective.metrics`.
+        crop_padding: see `augment`.
+        flip: see `augment`.
+        key: PRNG key; the step is folded into it.
+        accumulation: microbatches in which a shard goes through the networks, each an
+            equal part of it. Gradients, metrics and the updated running statistics are
+            means over them; BatchNorm normalises each by its own statistics (on all
+            devices), so that more than one is not quite the same training. Views do
+            not depend on it.
+        total_steps: of the training, in whose course the objective may change; needed
+            only where it does.
     """
-    take_gradients = make_gradients(model, teacher, objective, dataset, **settings)
+
+    model: nn.Module
+    teacher: nn.Module | None
+    optimizer: optax.GradientTransformation
+    objective: Objective
+    dataset: DatasetSpec
+    crop_padding: int
+    flip: bool
+    key: jax.Array
+    accumulation: int = 1
+    total_steps: int = 0
+
+    def views(self, step: jax.Array, images: jax.Array) -> jax.Array:
+        """Crops and mirrors the images of a step, uint8 as they came.
+
+        What is drawn is drawn for the whole batch, so that the number of devices does
+        not change it.
+        """
+        return augment(
+            jax.random.fold_in(jax.random.fold_in(self.key, step), _VIEWS),
+            images,
+            crop_padding=self.crop_padding,
+            flip=self.flip,
+            share=jax.lax.axis_index(AXIS),
+            num_shares=jax.lax.axis_size(AXIS),
+        )
+
+    def ask_teacher(self, variables: Variables, images: jax.Array) -> Answers:
+        """The teacher's forward pass, in evaluation mode, as far as it is needed."""
+        if self.teacher is None or not self.objective.needs_teacher:
+            return Answers(None, [])
+        if self.objective.feature_weight == 0:
+            return Answers(apply(self.teacher, variables, images), [])
+        logits, updates = self.teacher.apply(
+            variables, images, train=False, mutable=["intermediates"]
+        )
+        features = jax.tree.leaves(updates["intermediates"])
+        return Answers(logits if self.objective.needs_logits else None, features)
+
+    def loss(
+        self,
+        params: Any,
+        state: TrainState,
+        images: jax.Array,
+        labels: jax.Array,
+        answers: Answers,
+    ) -> tuple[jax.Array, tuple[Metrics, Any]]:
+        """The student's forward pass and its loss.
+
+        Args:
+            params: what the loss is differentiated by; those of the state.
+            state: before the step.
+            images: normalised, float32 `[batch, height, width, channels]`.
+            labels: int32 `[batch]`.
+            answers: of the teacher.
+
+        Returns:
+            The loss, and beside it the metrics and the updated running statistics.
+        """
+        objective = self.objective
+        compares_features = self.teacher is not None and objective.feature_weight > 0
+        collections = ["intermediates"] if compares_features else []
+        logits, updates = self.model.apply(
+            {"params": params, "batch_stats": state.batch_stats},
+            images,
+            train=True,
+            mutable=["batch_stats", *collections],
+        )
+        alpha, temperature = objective.weights(state.step, self.total_steps)
+        metrics = joint_loss(
+            logits,
+            labels,
+            answers.logits,
+            alpha=alpha,
+            temperature=temperature,
+            label_smoothing=objective.label_smoothing,
+            loss=objective.loss,
+            alpha_dkd=objective.alpha_dkd,
+            beta_dkd=objective.beta_dkd,
+        )._asdict()
+        if objective.feature_weight > 0:
+            features = jax.tree.leaves(updates.get("intermediates"))
+            metrics["feature_loss"] = feature_loss(features, answers.features)
+            metrics["loss"] += objective.feature_weight / 2 * metrics["feature_loss"]
+        metrics["accuracy"] = jnp.mean(jnp.argmax(logits, axis=-1) == labels)
+        return metrics["loss"], (metrics, updates["batch_stats"])
+
+    def gradients(
+        self, state: TrainState, teacher_variables: Variables, batch: Batch
+    ) -> tuple[Any, Metrics, Any]:
+        """Both forward passes and the backward pass.
+
+        Gradients are taken with respect to the stored parameters, whose absent weights
+        are zero, and are dense: absent weights have gradients too, by which the
+        rewiring finds the ones to grow.
+
+        Returns:
+            Means over all devices of the gradients, over this one of the metrics, and
+            over all of the updated running statistics.
+        """
+
+        def of_microbatch(part: Batch) -> tuple[Any, Metrics, Any]:
+            images = normalize(part["image"], self.dataset.mean, self.dataset.std)
+            answers = self.ask_teacher(teacher_variables, images)
+            gradients, (metrics, batch_stats) = jax.grad(self.loss, has_aux=True)(
+                state.params, state, images, part["label"], answers
+            )
+            return gradients, metrics, batch_stats
+
+        views = {**batch, "image": self.views(state.step, batch["image"])}
+        found = mean_over_parts(of_microbatch, views, self.accumulation)
+        gradients, metrics, batch_stats = found
+        gradients, batch_stats = jax.lax.pmean((gradients, batch_stats), AXIS)
+        return gradients, metrics, batch_stats
 
     def train_step(
-        state: TrainState, teacher_variables: Variables, batch: Batch
+        self, state: TrainState, teacher_variables: Variables, batch: Batch
     ) -> tuple[TrainState, Metrics]:
-        gradients, metrics, batch_stats = take_gradients(
+        """The whole step.
+
+        Returns:
+            The state after it, and metrics: float32 scalars, means over all devices;
+            their names are `objective.metrics`.
+        """
+        gradients, metrics, batch_stats = self.gradients(
             state, teacher_variables, batch
         )
-        updates, opt_state = optimizer.update(gradients, state.opt_state, state.params)
+        # Momentum is as dense as the gradients; only the weights are masked.
+        updates, opt_state = self.optimizer.update(
+            gradients, state.opt_state, state.params
+        )
         params = optax.apply_updates(state.params, updates)
         state = dataclasses.replace(
             state,
@@ -197,8 +210,6 @@ def make_train_step(
         metrics = jax.lax.pmean(metrics, AXIS)
         metrics["gradient_norm"] = optax.tree.norm(gradients)
         return state, metrics
-
-    return train_step
 
 
 def apply(model: nn.Module, variables: Variables, images: jax.Array) -> jax.Array:

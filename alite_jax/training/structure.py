@@ -14,7 +14,8 @@ from alite_jax.errors import ConfigError
 from alite_jax.models.resnet import ResNet
 from alite_jax.sparsity import channels
 from alite_jax.sparsity.masks import is_prunable
-from alite_jax.sparsity.rewiring import rewire
+from alite_jax.sparsity.methods import find_method
+from alite_jax.sparsity.rewiring import move_within
 
 
 @dataclass(frozen=True)
@@ -56,11 +57,13 @@ class Structure:
             units_key, groups, jnp.array(counts), params if trained else None
         )
         # Masks that never change have no last change.
-        allowed = channels.allowed_masks(groups, units, params, method == "static")
+        never = not find_method(method).changes
+        allowed = channels.allowed_masks(groups, units, params, never)
         if self.only:
             return allowed
-        by = "rigl" if trained else "set"
-        return rewire(params, params, masks, 0.0, weights_key, by, allowed=allowed)
+        return move_within(
+            params, params, masks, allowed, weights_key, drawn=not trained
+        )
 
 
 def create_structure(
@@ -93,10 +96,11 @@ def create_structure(
             f" {left / whole:.3f} of the weights; set a lower density, or 1 to prune"
             " nothing else"
         )
-    if not only and pruning.method == "gradual":
+    method = find_method(pruning.method)
+    if not only and method.starts_dense and not method.trades:
         raise ConfigError(
-            "pruning.method 'gradual' gives each layer a number of weights, for which"
-            " pruning.structure may leave no room; use 'gradual_global'"
+            f"pruning.method {pruning.method!r} gives each layer a number of weights,"
+            " for which pruning.structure may leave no room; use 'gradual_global'"
         )
     counts = units_of(plan.widths, model.block_names, pruning.structure)
     return Structure(pruning.structure, counts, plan, only)

@@ -10,8 +10,8 @@ from alite_jax.training.checkpoints import Checkpoints
 from alite_jax.training.step import Metrics
 
 
-class Window:
-    """Metrics that are still on the device.
+class StepMetrics:
+    """Metrics of steps, still on the device.
 
     Fetching those of each step would make the host wait for the device; so they are
     fetched together, and checked one by one to name the first step that went wrong.
@@ -31,21 +31,20 @@ class Window:
     ) -> None:
         self._phase = phase
         self._checkpoints = checkpoints
-        self._dispatches: list[tuple[range, Metrics]] = []
+        self._on_device: list[tuple[int, Metrics]] = []
         self._fetched = [dict(metrics) for metrics in open_steps]
 
-    def add(self, steps: range, metrics: Metrics) -> None:
-        """Takes what `alite_jax.training.dispatch` returned, on all devices.
+    def add(self, step: int, metrics: Metrics) -> None:
+        """Takes the metrics of a step.
 
         Args:
-            steps: the steps of the dispatch, counted from 0.
-            metrics: arrays `[devices]`, or `[devices, n]` with n at least the number of
-                steps.
+            step: of the training, counted from 1.
+            metrics: arrays `[devices]`, the same on all of them.
         """
-        self._dispatches.append((steps, metrics))
+        self._on_device.append((step, metrics))
 
-    def close(self) -> dict[str, float]:
-        """Returns the means over the window's steps and starts a new one.
+    def means(self) -> dict[str, float]:
+        """Returns the means over the steps since the last line, and starts a new one.
 
         Raises:
             TrainingError: a loss or a gradient is not finite.
@@ -63,13 +62,11 @@ class Window:
         Raises:
             TrainingError: a loss or a gradient is not finite.
         """
-        for steps, metrics in jax.device_get(self._dispatches):
-            rows = {name: np.ravel(value[0]) for name, value in metrics.items()}
-            for i, step in enumerate(steps):
-                of_step = {name: float(row[i]) for name, row in rows.items()}
-                self._check(step + 1, of_step)
-                self._fetched.append(of_step)
-        self._dispatches = []
+        for step, metrics in jax.device_get(self._on_device):
+            of_step = {name: float(value[0]) for name, value in metrics.items()}
+            self._check(step, of_step)
+            self._fetched.append(of_step)
+        self._on_device = []
         return self._fetched
 
     def _check(self, step: int, metrics: dict[str, float]) -> None:
