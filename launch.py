@@ -63,9 +63,7 @@ flags.DEFINE_string(
     "What --job=cost counts. networks: the two of the config, layer by layer. paper: "
     "the teacher and every student of the paper's size, whatever the config.",
 )
-flags.DEFINE_string(
-    "format", "table", f"How --job=cost and --job=config print: {', '.join(FORMATS)}."
-)
+flags.DEFINE_string("format", "table", f"How --job=cost prints: {', '.join(FORMATS)}.")
 
 flags.DEFINE_string(
     "values", "int8", "How --job=export stores weights: int8, float16 or float32."
@@ -103,7 +101,7 @@ MANUAL = ("coordinator_address", "num_processes", "process_id")
 # Flags that mean something to some jobs only.
 OF_SOME_JOBS = {
     "table": ("cost",),
-    "format": ("cost", "config"),
+    "format": ("cost",),
     **dict.fromkeys(("study", "rows", "results"), ("study",)),
     "sweep": ("sweep",),
     **dict.fromkeys(("values", "multiple", "tflite"), ("export",)),

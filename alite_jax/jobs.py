@@ -14,7 +14,8 @@ from ml_collections import ConfigDict
 
 import alite_jax
 from alite_jax import run_config
-from alite_jax.config import get_config, override
+from alite_jax.config import describe_difference, get_config, override
+from alite_jax.config_files import config_directory
 from alite_jax.errors import ConfigError
 from alite_jax.paths import user_path
 
@@ -146,10 +147,11 @@ def sweep(command: Command) -> None:
 
 
 def show_config(command: Command) -> None:
-    """Print every field with its value; --format=markdown explains them too."""
-    from alite_jax.config_docs import config_page
-
-    print(config_page(command.config(), command.flags.format))
+    """Print every field with its meaning and default, then what this config changes."""
+    config = command.config()
+    print((config_directory() / "default.py").read_text())
+    for field, (_, value) in describe_difference(config).items():
+        print(f"config.{field} = {value!r}")
 
 
 JOBS: dict[str, Callable[[Command], None]] = {

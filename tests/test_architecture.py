@@ -46,7 +46,6 @@ ALLOWED = {
     },
     "config": {"config_files", "errors", "validation"},
     "run_config": {"config", "errors", "paths"},
-    "config_docs": {"analysis", "config", "config_files"},
     "training": {
         *("analysis", "config", "data", "deploy", "distillation", "errors"),
         *("jax_settings", "models", "ops", "paths", "run_config", "schedules"),
@@ -65,12 +64,20 @@ ALLOWED = {
         *("training", "validation"),
     },
     "reporting": {
-        *("analysis", "config", "data", "errors", "jax_settings", "paths"),
+        *(
+            "analysis",
+            "config",
+            "data",
+            "errors",
+            "jax_settings",
+            "paths",
+            "run_config",
+        ),
         *("training", "trees"),
     },
     "__init__": {"config", "exporting", "planning", "reporting", "study", "training"},
     "jobs": {
-        *("__init__", "analysis", "config", "config_docs", "data", "errors"),
+        *("__init__", "analysis", "config", "config_files", "data", "errors"),
         *("paths", "planning", "run_config", "study", "training"),
     },
 }

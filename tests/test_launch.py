@@ -13,9 +13,10 @@ from absl.testing import flagsaver
 import alite_jax
 import launch
 from alite_jax.analysis import networks
-from alite_jax.config import get_config, override, to_json
+from alite_jax.config import get_config, override
 from alite_jax.data import prepare
 from alite_jax.errors import ConfigError, TrainingError
+from alite_jax.run_config import to_json
 
 ROOT = Path(__file__).resolve().parent.parent
 
@@ -58,6 +59,17 @@ def run(*arguments):
 def test_train_is_the_default(calls):
     assert run("--config=cifar10:smoke", "--workdir=w") == 0
     assert calls == [("train", get_config("cifar10:smoke"), "w")]
+
+
+def test_every_field_is_printed_with_its_meaning_and_what_changes(capsys):
+    assert run("--job=config", "--config=digits:density=0.25") == 0
+    printed = capsys.readouterr().out
+    meaning = (
+        "    # Fraction of the prunable weights that is kept, in (0, 1]; 1 keeps all"
+    )
+    assert meaning in printed and "    student.density = 0.1\n" in printed
+    assert "\nconfig.student.density = 0.25\n" in printed
+    assert "\nconfig.data.name = 'digits'\n" in printed
 
 
 def test_a_workdir_may_begin_at_home(calls, monkeypatch):
@@ -167,7 +179,7 @@ def test_a_damaged_config_of_a_run(calls, tmp_path, capsys):
             "unknown flag --zzz; valid names: batch, config, coordinator_address",
         ),
         (["--rows=joint"], "--rows is for --job=study, found --job=train"),
-        (["--format=json"], "--format is for --job=cost and --job=config, found"),
+        (["--format=json"], "--format is for --job=cost, found"),
         (["--job=study"], "--job=study needs --study=configs/studies/NAME.py"),
         (["--job=plan"], "--job=plan needs --target=KIND=NUMBER"),
         (["--target=macs=1"], "--target is for --job=plan, found --job=train"),
