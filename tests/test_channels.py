@@ -1,5 +1,6 @@
 """Structured masks: units, their scores by hand, and what changes must keep."""
 
+import functools
 from pathlib import Path
 from typing import Any
 
@@ -33,6 +34,12 @@ KINDS = [
 
 
 def built(name: str = "resnet26_attention_conv1") -> tuple[ResNet, Any]:
+    model, variables = _built(name)
+    return model, jax.tree.map(jnp.asarray, variables)  # In dicts of its own.
+
+
+@functools.cache
+def _built(name: str) -> tuple[ResNet, Any]:
     with pytest.MonkeyPatch.context() as patch:
         patch.setitem(resnet.BLOCKS, 26, (1, 1, 2, 1))
         model = create_model(name, num_classes=10, width=16, kernel_size=3)
