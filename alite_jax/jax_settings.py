@@ -1,7 +1,6 @@
 """JAX as this project computes with it, whatever is set up around it."""
 
 from collections.abc import Callable
-from contextvars import ContextVar
 from functools import wraps
 from typing import ParamSpec, TypeVar
 
@@ -10,36 +9,24 @@ import jax
 P = ParamSpec("P")
 T = TypeVar("T")
 
-# Whether a job has called this one, which then needs no surroundings of its own.
-_in_job: ContextVar[bool] = ContextVar("in_job", default=False)
-
 
 def job(function: Callable[P, T]) -> Callable[P, T]:
-    """Decorates a job: it computes the same in any surroundings, and leaves nothing.
+    """Decorates a job, which then computes the same in any surroundings.
 
     Everything here is computed in 32 bits and less, promotes types as NumPy users
     expect, and moves arrays between host and devices where it means to; so a process in
     which JAX has 64 bits, strict promotion or a transfer guard for the sake of other
-    code trains the same network. At the end all compiled programs are given back, those
-    of other code too, which are compiled again when they are next called: `jax.pmap`
-    keeps its programs, 50 MB even for a tiny run, for as long as the process lives.
+    code trains the same network.
     """
 
     @wraps(function)
     def call(*args: P.args, **kwargs: P.kwargs) -> T:
-        if _in_job.get():
+        with (
+            jax.enable_x64(False),
+            jax.numpy_dtype_promotion("standard"),
+            jax.transfer_guard("allow"),
+        ):
             return function(*args, **kwargs)
-        before = _in_job.set(True)
-        try:
-            with (
-                jax.enable_x64(False),
-                jax.numpy_dtype_promotion("standard"),
-                jax.transfer_guard("allow"),
-            ):
-                return function(*args, **kwargs)
-        finally:
-            _in_job.reset(before)
-            jax.clear_caches()
 
     return call
 

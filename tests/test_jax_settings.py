@@ -16,7 +16,7 @@ from alite_jax.data.augment import augment, normalize
 from alite_jax.data.pipeline import TrainBatches
 from alite_jax.data.sources import Split
 from alite_jax.distillation import joint_loss
-from alite_jax.jax_settings import job, seed_key
+from alite_jax.jax_settings import seed_key
 from alite_jax.models.resnet import create_model
 from alite_jax.ops.local_attention import local_attention
 from alite_jax.sparsity import channels
@@ -25,7 +25,6 @@ from alite_jax.sparsity.masks import apply_masks, init_masks, magnitude_masks
 from alite_jax.sparsity.methods import METHODS
 from alite_jax.sparsity.rewiring import rewire
 from alite_jax.sparsity.schedules import RewiringSteps, prune_rate
-from alite_jax.training import parallel
 
 pytestmark = pytest.mark.usefixtures("models")
 
@@ -191,18 +190,3 @@ def test_a_job_has_settings_of_its_own(
     ):
         getattr(alite_jax, name)(tiny_config(), *arguments)
     assert seen.value.args == (False, "standard", "allow")
-
-
-def test_a_job_gives_its_programs_back() -> None:
-    @job
-    def run() -> Any:
-        return parallel.spread(lambda x: x + 1)(np.ones((2, 3), np.float32))
-
-    def programs() -> int:
-        return len(jax.devices()[0].client.live_executables())
-
-    run()
-    before = programs()
-    for _ in range(3):
-        run()
-    assert programs() == before

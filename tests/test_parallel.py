@@ -1,5 +1,6 @@
 """Spreading over devices: two of them do what one does."""
 
+import gc
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -134,3 +135,25 @@ def test_a_batch_for_another_number_of_devices_is_refused() -> None:
     step = parallel.spread(lambda state: jax.lax.psum(state, AXIS))
     with pytest.raises(ValueError, match="3"):
         step(np.zeros(3, np.float32))
+
+
+def test_a_program_is_given_back_with_what_called_it() -> None:
+    """`jax.pmap` alone would keep it as long as the process lives."""
+
+    def run(spread: Any) -> None:
+        number = np.float32(len(kept))
+        program = spread(lambda x: x + number)
+        jax.block_until_ready(program(np.ones((2, 3), np.float32)))
+
+    def programs() -> int:
+        gc.collect()
+        return len(jax.devices()[0].client.live_executables())
+
+    kept: list[int] = []
+    for spread in (parallel.spread, jax.pmap):
+        run(spread)
+        before = programs()
+        for _ in range(3):
+            run(spread)
+        kept.append(programs() - before)
+    assert kept == [0, 3]

@@ -174,6 +174,7 @@ def test_a_compacted_student_is_trained_on(finished: Path, tmp_path: Path) -> No
             "student.init_workdir": str(tmp_path / "on"),
             "student.density": 0.25,
             "student.epochs": 1,
+            "pruning.method": "static",
         }
     )
     last = alite_jax.train(again, tmp_path / "again")

@@ -8,12 +8,14 @@ to `jax.shard_map` is a change of this file.
 """
 
 import os
+import weakref
 from collections.abc import Callable
 from typing import Any
 
 import jax
 import numpy as np
 from flax import jax_utils
+from jax._src import pmap
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from alite_jax.training.step import AXIS
@@ -44,7 +46,21 @@ def spread(
         step: a pure function of one device's share.
         donate_state: whether the first argument's memory may be reused for the result.
     """
-    return jax.pmap(step, axis_name=AXIS, donate_argnums=(0,) if donate_state else ())
+    donated = (0,) if donate_state else ()
+    program = jax.pmap(step, axis_name=AXIS, donate_argnums=donated)
+    weakref.finalize(program, _forget, step)
+    return program
+
+
+def _forget(step: Callable[..., Any]) -> None:
+    """Lets go what `jax.pmap` has compiled of a step.
+
+    Its own table refers from each entry to the key of that entry, the step, and so
+    would keep the programs of every run, 50 MB of a tiny one, as long as the process.
+    """
+    evict = getattr(pmap, "_cached_shard_map", None)
+    if evict is not None:
+        evict.evict_function(step)
 
 
 def replicate(tree: Any) -> Any:
