@@ -4,6 +4,7 @@ import json
 import os
 import shutil
 import time
+from contextlib import nullcontext
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -67,7 +68,8 @@ def export(
     """
     config_lib.validate(config)
     folder = user_path(workdir)
-    with at_work(folder):
+    # A folder that is not there holds no run, and is not made by asking for one.
+    with at_work(folder) if folder.is_dir() else nullcontext():
         return _export(config, folder, values, multiple, tflite)
 
 

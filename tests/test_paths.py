@@ -89,6 +89,8 @@ def test_every_path_of_a_person_may_begin_at_home(
     )
     assert run_command("--job=evaluate", "--workdir=~/run", "--config=digits") == 2
     assert str(home / "run") in capsys.readouterr().err
+    assert run_command("--job=export", "--workdir=~/run", "--config=digits") == 2
+    assert not (home / "run").exists()
     assert not list(Path.cwd().iterdir())
 
 

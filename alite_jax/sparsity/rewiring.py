@@ -89,6 +89,7 @@ def _rewire(
     chosen: Method,
     allowed: Any,
 ) -> Any:
+    """`rewire`, by any method by which something grows."""
     assert chosen.grow is not None
     mask_leaves, structure = jax.tree.flatten(masks)
     prunable = [i for i, mask in enumerate(mask_leaves) if mask.ndim > 0]
