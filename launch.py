@@ -9,18 +9,18 @@ the command, the data or the run (one sentence says which), 130 or 143 stopped b
 or SIGTERM, after which the same command goes on where it was.
 """
 
+import importlib
 import re
 import sys
-from collections.abc import Collection
 from pathlib import Path
 
 from absl import app, flags, logging
 
 from alite_jax.allocator import restart_tuned
-from alite_jax.analysis.table import FORMATS, TABLES
 from alite_jax.config import ARGUMENTS, config_names, default_config, flatten
 from alite_jax.errors import AliteError, ConfigError, StoppedError, nearest
-from alite_jax.jobs import JOBS, Command
+from alite_jax.jobs import JOBS, Flag
+from alite_jax.jobs.command import Command
 from alite_jax.paths import user_path
 
 FLAGS = flags.FLAGS
@@ -39,53 +39,32 @@ flags.DEFINE_string(
     "Folder of the run. Left out: runs/NAME of the config, with its arguments if any, "
     "such as runs/digits or runs/cifar10_smoke; runs/studies/NAME of a study.",
 )
-flags.DEFINE_multi_string(
-    "sweep",
-    [],
-    "FIELD=VALUES for --job=sweep, more often written --sweep.FIELD=VALUES: the values "
-    "of a field, separated by commas. --sweep.shard=i/n makes every n-th run only, "
-    "from the i-th, counted from 0.",
-)
-flags.DEFINE_string("study", None, "Study: a name or file in configs/studies.")
-flags.DEFINE_list("rows", [], "Rows of the study to train now. Left out: all.")
-flags.DEFINE_string(
-    "results", None, "Folder of a study's results. Left out: results/NAME."
-)
 flags.DEFINE_string(
     "job",
     "train",
-    "What to do. " + " ".join(f"{name}: {job.__doc__}" for name, job in JOBS.items()),
+    "What to do. " + " ".join(f"{name}: {job.summary}" for name, job in JOBS.items()),
 )
 
-flags.DEFINE_string(
-    "table",
-    "networks",
-    "What --job=cost counts. networks: the two of the config, layer by layer. paper: "
-    "the teacher and every student of the paper's size, whatever the config.",
-)
-flags.DEFINE_string("format", "table", f"How --job=cost prints: {', '.join(FORMATS)}.")
 
-flags.DEFINE_string(
-    "values", "int8", "How --job=export stores weights: int8, float16 or float32."
-)
-flags.DEFINE_integer(
-    "multiple", 1, "Of the widths that compaction leaves --job=export.", lower_bound=1
-)
-flags.DEFINE_bool(
-    "tflite",
-    False,
-    "Whether --job=export writes a program for LiteRT, too; needs "
-    "requirements-tflite.txt.",
-)
-flags.DEFINE_string(
-    "target",
-    None,
-    "What --job=plan shall reach: parameters=NUMBER, bytes=NUMBER, macs=NUMBER or "
-    "FRACTION, milliseconds=NUMBER.",
-)
-flags.DEFINE_integer(
-    "batch", 1, "Images in a batch, for --target=milliseconds.", lower_bound=1
-)
+def define(flag: Flag) -> None:
+    """Makes a job's flag one of the command line."""
+    match flag.default:
+        case bool():
+            flags.DEFINE_bool(*flag[:3])
+        case int():
+            flags.DEFINE_integer(*flag[:3], lower_bound=1)
+        case list():
+            flags.DEFINE_list(*flag[:3])
+        case tuple():
+            flags.DEFINE_multi_string(*flag[:3])
+        case _:
+            flags.DEFINE_string(*flag[:3])
+
+
+for _job in JOBS.values():
+    for _flag in _job.flags:
+        define(_flag)
+
 flags.DEFINE_bool(
     "distributed",
     False,
@@ -97,17 +76,6 @@ flags.DEFINE_string("coordinator_address", None, "HOST:PORT of the first process
 flags.DEFINE_integer("num_processes", None, "Number of processes.")
 flags.DEFINE_integer("process_id", None, "Which of them this one is, from 0.")
 MANUAL = ("coordinator_address", "num_processes", "process_id")
-
-# Flags that mean something to some jobs only.
-OF_SOME_JOBS = {
-    "table": ("cost",),
-    "format": ("cost",),
-    **dict.fromkeys(("study", "rows", "results"), ("study",)),
-    "sweep": ("sweep",),
-    **dict.fromkeys(("values", "multiple", "tflite"), ("export",)),
-    **dict.fromkeys(("target", "batch"), ("plan",)),
-}
-CHOICES: dict[str, Collection[str]] = {"job": JOBS, "table": TABLES, "format": FORMATS}
 
 EPILOGUE = """
   --config.SECTION.FIELD=VALUE: One field of the config, any number of times.
@@ -202,14 +170,18 @@ def _parse_flags(argv: list[str]) -> None:
         raise ConfigError(
             f"unexpected argument {extra[0]!r}, every setting is written --name=value"
         )
-    for name, choices in CHOICES.items():
-        value = str(FLAGS[name].value)
-        if value not in choices:
-            raise ConfigError(f"unknown {name} {value!r}; {nearest(value, choices)}")
-    for name, jobs in OF_SOME_JOBS.items():
-        if FLAGS[name].present and FLAGS.job not in jobs:
-            wanted = " and ".join(f"--job={job}" for job in jobs)
-            raise ConfigError(f"--{name} is for {wanted}, found --job={FLAGS.job}")
+    if FLAGS.job not in JOBS:
+        raise ConfigError(f"unknown job {FLAGS.job!r}; {nearest(FLAGS.job, JOBS)}")
+    for job, described in JOBS.items():
+        for flag in described.flags:
+            value = FLAGS[flag.name].value
+            if flag.choices and value not in flag.choices:
+                close = nearest(str(value), flag.choices)
+                raise ConfigError(f"unknown {flag.name} {value!r}; {close}")
+            if FLAGS[flag.name].present and job != FLAGS.job:
+                raise ConfigError(
+                    f"--{flag.name} is for --job={job}, found --job={FLAGS.job}"
+                )
 
 
 def main(overrides: list[str]) -> int:
@@ -224,14 +196,11 @@ def main(overrides: list[str]) -> int:
     # absl's runner turns on INFO, which TFDS, JAX and Orbax use for their own news.
     logging.set_verbosity(logging.WARNING)
     name = FLAGS.config or ("default" if FLAGS.job == "config" else None)
-    workdir = FLAGS.workdir or default_workdir(name or "digits")
-    if FLAGS.job in ("sweep", "profile") and not FLAGS.workdir:
-        workdir = str(Path("runs") / f"{FLAGS.job}s" / Path(workdir).name)
-    if FLAGS.study and not FLAGS.workdir:
-        workdir = f"runs/studies/{Path(FLAGS.study).stem}"
+    workdir = FLAGS.workdir or default_workdir(FLAGS.job, FLAGS.study or name)
     try:
         join_processes()
-        JOBS[FLAGS.job](Command(name, overrides, user_path(workdir), FLAGS))
+        command = Command(name, overrides, user_path(workdir), FLAGS)
+        importlib.import_module(f"alite_jax.jobs.{FLAGS.job}").run(command)
     except StoppedError as error:
         print(error, file=sys.stderr)
         return 128 + error.signal
@@ -251,16 +220,16 @@ def join_processes() -> None:
     """Makes this process one of several, if a flag says so."""
     manual = {name: FLAGS[name].value for name in MANUAL}
     if FLAGS.distributed or any(FLAGS[name].present for name in MANUAL):
-        from alite_jax.training.processes import connect
+        from alite_jax.runs.processes import connect
 
         connect(**manual)
 
 
-def default_workdir(name: str) -> str:
-    """Returns `runs/cifar10_smoke` for `configs/cifar10.py:smoke`."""
-    path, _, argument = name.partition(":")
+def default_workdir(job: str, name: str | None) -> str:
+    """Returns `runs/cifar10_smoke` for `configs/cifar10.py:smoke`, to be trained."""
+    path, _, argument = (name or "digits").partition(":")
     folder = "_".join(filter(None, [Path(path).stem, argument.replace(",", "_")]))
-    return str(Path("runs") / re.sub(r"[^\w.=-]", "_", folder))
+    return str(Path(JOBS[job].folder) / re.sub(r"[^\w.=-]", "_", folder))
 
 
 def _report(error: AliteError) -> int:

@@ -14,13 +14,15 @@ from typing import TYPE_CHECKING, Any
 from alite_jax.config import get_config, override
 
 if TYPE_CHECKING:
-    from alite_jax.exporting import export
-    from alite_jax.planning import plan
-    from alite_jax.reporting import report
+    from alite_jax.jobs.evaluate import evaluate
+    from alite_jax.jobs.export import export
+    from alite_jax.jobs.plan import plan
+    from alite_jax.jobs.report import report
+    from alite_jax.jobs.study import run_study
+    from alite_jax.jobs.sweep import sweep
+    from alite_jax.jobs.train import train
+    from alite_jax.runs.networks import restore
     from alite_jax.study.declaration import get_study
-    from alite_jax.study.run import run_study
-    from alite_jax.study.sweep import sweep
-    from alite_jax.training.loop import evaluate, restore, train
 
 __all__ = [
     "evaluate",
@@ -37,15 +39,15 @@ __all__ = [
 ]
 
 _MODULES = {
-    "evaluate": "alite_jax.training.loop",
-    "export": "alite_jax.exporting",
-    "plan": "alite_jax.planning",
-    "report": "alite_jax.reporting",
-    "restore": "alite_jax.training.loop",
-    "train": "alite_jax.training.loop",
+    "evaluate": "alite_jax.jobs.evaluate",
+    "export": "alite_jax.jobs.export",
+    "plan": "alite_jax.jobs.plan",
+    "report": "alite_jax.jobs.report",
+    "restore": "alite_jax.runs.networks",
+    "train": "alite_jax.jobs.train",
     "get_study": "alite_jax.study.declaration",
-    "run_study": "alite_jax.study.run",
-    "sweep": "alite_jax.study.sweep",
+    "run_study": "alite_jax.jobs.study",
+    "sweep": "alite_jax.jobs.sweep",
 }
 
 

@@ -10,6 +10,7 @@ taken (arXiv 2203.08679); besides, `feature_loss` compares the networks within.
 from collections.abc import Sequence
 from typing import NamedTuple
 
+import chex
 import jax
 import jax.numpy as jnp
 import optax
@@ -176,12 +177,16 @@ def joint_loss(
 
     Raises:
         ConfigError: if there is no such loss.
+        AssertionError: shapes do not fit, when the call is traced.
     """
     if loss not in LOSSES:
         raise ConfigError(f"distillation.loss is {loss!r}; {nearest(loss, LOSSES)}")
+    chex.assert_rank([logits, labels], [2, 1])
+    chex.assert_equal_shape_prefix([logits, labels], 1)
     task = task_loss(logits, labels, label_smoothing)
     if teacher_logits is None:
         return Losses(task, task, jnp.zeros_like(task))
+    chex.assert_equal_shape([logits, teacher_logits])
     if loss == "dkd":
         distillation = decoupled_loss(
             logits, teacher_logits, labels, temperature, alpha_dkd, beta_dkd

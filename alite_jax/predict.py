@@ -18,11 +18,7 @@ from alite_jax.errors import AliteError
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Runs the command line and returns the exit status.
-
-    Args:
-        arguments: instead of those of the process.
-    """
+    """Runs the command line, by default the process's, and returns the exit status."""
     parser = argparse.ArgumentParser(
         prog="python -m alite_jax.predict",
         description="Classifies image files with an exported network.",

@@ -16,11 +16,10 @@ from jax.experimental import topologies
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 import alite_jax
-from alite_jax.data.sources import Split
+from alite_jax.data.sources import Data, Split
 from alite_jax.data.specs import DatasetSpec, dataset_spec
-from alite_jax.training.evaluation import Data
-from alite_jax.training.fit import Network
-from alite_jax.training.networks import create_networks
+from alite_jax.runs.fit import Network
+from alite_jax.runs.networks import create_networks
 from alite_jax.training.optimizer import create_optimizer
 from alite_jax.training.state import TrainState, create_state
 from alite_jax.training.step import AXIS, JointStep, make_eval_step

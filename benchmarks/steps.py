@@ -16,13 +16,13 @@ import numpy as np
 import torch
 
 import alite_jax
-from alite_jax.analysis.layers import trace_layers
+from alite_jax.counting.layers import trace_layers
 from alite_jax.data.pipeline import TrainBatches, prefetch
 from alite_jax.data.sources import Split
 from alite_jax.data.specs import dataset_spec
 from alite_jax.models.resnet import ResNet, create_model
+from alite_jax.runs import parallel
 from alite_jax.sparsity.masks import init_masks
-from alite_jax.training import parallel
 from alite_jax.training.optimizer import create_optimizer
 from alite_jax.training.rewire import make_rewire_step, rewiring_steps
 from alite_jax.training.state import TrainState, create_state

@@ -7,11 +7,11 @@ from typing import Any
 import jax
 import numpy as np
 
-from alite_jax.analysis.widths import plan_widths
 from alite_jax.data.specs import dataset_spec
 from alite_jax.deploy.artefact import compiled
-from alite_jax.deploy.export import export_program, forward_of
+from alite_jax.deploy.program import export_program, forward_of
 from alite_jax.models.resnet import ResNet, create_model
+from alite_jax.structure.widths import choose_widths
 from benchmarks.timing import Row, Rows, interleave, milliseconds, ratios
 
 FRACTIONS = (0.5, 0.3)
@@ -33,9 +33,9 @@ def compare(rounds: int) -> Rows:
     for fraction in FRACTIONS:
         for structure in ("heads", "channels"):
             name = f"{structure}_{fraction:g}"
-            plan = plan_widths(student, SHAPE, structure, fraction)
-            calls[name] = _exported(student.clone(widths=plan.widths))
-            macs[name] = plan.dense_macs / plan.macs
+            chosen = choose_widths(student, SHAPE, structure, fraction)
+            calls[name] = _exported(student.clone(widths=chosen.widths))
+            macs[name] = chosen.dense_macs / chosen.macs
     rows = {}
     random = np.random.default_rng(0)
     for batch in BATCHES:

@@ -64,10 +64,6 @@ def get_config() -> ConfigDict:
     # The first layer: 'conv' (3x3), or 'attention' over 4x4 pixels with a mixture of
     # values (arXiv 1906.05909); the border is as above.
     student.stem = "conv"
-    # Position embeddings start at N(0, embedding_scale^2 / head_dim).
-    student.embedding_scale = 1.0
-    # Fraction of BatchNorm's running statistics that each training step keeps.
-    student.norm_momentum = 0.9
     # Folder of a finished run from whose student's weights and BatchNorm statistics
     # this one starts; '' draws them. Masks are made anew: they keep the largest weights
     # of each layer where pruning.method would draw them.

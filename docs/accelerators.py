@@ -12,9 +12,9 @@ from typing import Any, NamedTuple
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 import alite_jax
-from alite_jax.analysis.networks import configured_costs
-from alite_jax.analysis.table import markdown
+from alite_jax.counting.comparison import configured_costs
 from alite_jax.data.specs import dataset_spec
+from alite_jax.pages.table import markdown
 
 UTILISATION = 0.4
 DATASETS = {"cifar10": 50_000, "cifar100": 50_000, "tiny_imagenet": 100_000}

@@ -5,13 +5,24 @@ is an error too, because it is more often a mistake than meant.
 """
 
 import os
+import shutil
 from collections.abc import Iterator
 from pathlib import Path
 
 import jax
 import pytest
-from tiny import tiny_models
+from tiny import tiny_config, tiny_models
 
+import alite_jax
+from alite_jax.jobs.train import train_teacher
+
+# Tests wait for programs that are compiled to run a few times: read before the first of
+# them, here and in the processes that tests start, these flags save two thirds of that.
+# `XLA_FLAGS= make test` compiles as users do.
+os.environ.setdefault(
+    "XLA_FLAGS",
+    "--xla_backend_optimization_level=0 --xla_cpu_use_fusion_emitters=false",
+)
 jax.config.update("jax_platforms", "cpu")
 # Before anything is computed: with one device a wrong axis or a lost shard goes unseen.
 jax.config.update("jax_num_cpu_devices", 2)
@@ -39,3 +50,22 @@ def models() -> Iterator[None]:
     """The networks of `tiny`, for modules that train through the public functions."""
     with tiny_models():
         yield
+
+
+@pytest.fixture(scope="session")
+def taught_run(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder of the teacher of `tiny_config()`, trained alone."""
+    folder = tmp_path_factory.mktemp("taught") / "run"
+    with tiny_models():
+        train_teacher(tiny_config(), folder)
+    return folder
+
+
+@pytest.fixture(scope="session")
+def finished_run(taught_run: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder of a finished run of `tiny_config()`; what changes it gets a copy."""
+    folder = tmp_path_factory.mktemp("finished") / "run"
+    shutil.copytree(taught_run, folder)
+    with tiny_models():
+        alite_jax.train(tiny_config(), folder)
+    return folder

@@ -6,14 +6,15 @@ from pathlib import Path
 from typing import Any
 
 import jax
+import pytest
 from tiny import TwoLayers, random_data, tiny_config, tiny_models
 
+from alite_jax.runs import parallel
+from alite_jax.runs.evaluation import Evaluator
+from alite_jax.runs.fit import Network, fit
+from alite_jax.runs.metrics import MetricWriter, read_metrics
 from alite_jax.sparsity.masks import dense_masks, init_masks
 from alite_jax.sparsity.methods import find_method
-from alite_jax.training import parallel
-from alite_jax.training.evaluation import Evaluator
-from alite_jax.training.fit import Network, fit
-from alite_jax.training.metrics import MetricWriter, read_metrics
 from alite_jax.training.objective import Objective
 from alite_jax.training.optimizer import create_optimizer
 from alite_jax.training.state import create_state
@@ -99,6 +100,32 @@ def records(folder: Path) -> list[dict[str, Any]]:
         {name: value for name, value in line.items() if name != "time"}
         for line in read_metrics(folder)
     ]
+
+
+def share_programs(
+    patch: pytest.MonkeyPatch,
+    programs: dict[Any, Any],
+    key: Callable[[str], Any] = str,
+) -> None:
+    """Compiles a step, and draws a start, once for all runs that say the same of it.
+
+    Args:
+        patch: undoes it.
+        programs: those that there are; more are added.
+        key: from a step's name, or "start", to all that makes a difference to it.
+    """
+    spread, run_once = parallel.spread, parallel.run_once
+
+    def look_up(step: Callable[..., Any], **options: Any) -> Callable[..., Any]:
+        return programs.setdefault(key(step.__name__), spread(step, **options))
+
+    def look_up_start(create: Callable[[], Any]) -> Any:
+        if key("start") not in programs:
+            programs[key("start")] = run_once(create)
+        return programs[key("start")]
+
+    patch.setattr(parallel, "spread", look_up)
+    patch.setattr(parallel, "run_once", look_up_start)
 
 
 class Stop(Exception):

@@ -14,7 +14,7 @@ from fitting import records
 from tiny import assert_same, tiny_config
 
 import alite_jax
-from alite_jax.training import loop
+from alite_jax.jobs import train as train_job
 
 SCRIPT = Path(__file__).resolve().parent / "tiny_run.py"
 
@@ -57,8 +57,8 @@ def end(*processes: subprocess.Popen[str], status: int = 0) -> list[str]:
 def trained(folder: Path, *overrides: str) -> dict[str, Any]:
     """Parameters, statistics and masks of both networks; needs the tiny models."""
     config = alite_jax.override(tiny_config(), list(overrides))
-    data = loop.load_data(config)
-    networks = loop.create_networks(config, data, folder)
+    data = train_job.load_data(config)
+    networks = train_job.create_networks(config, data, folder)
     return {net.phase: net.restore(data.image_shape) for net in networks}
 
 

@@ -22,64 +22,49 @@ LARGEST = 320  # lines
 
 # What each part of the package may import from the others; none that is missing here.
 ALLOWED = {
+    # What everything stands on.
     "allocator": set(),
     "errors": set(),
-    "jax_settings": set(),
     "paths": {"errors"},
     "schedules": set(),
     "trees": set(),
+    "jax_settings": {"errors", "paths"},
+    # The method: operators, masks, losses, images, networks, what these cost.
     "ops": {"errors"},
     "sparsity": {"errors", "schedules", "trees"},
     "distillation": {"errors"},
     "data": {"errors", "paths"},
-    "models": {"errors", "ops"},
-    "analysis": {"data", "errors", "models", "ops", "sparsity", "trees"},
+    "models": {"data", "errors", "ops"},
+    "counting": {"data", "models", "sparsity", "trees"},
+    "structure": {"counting", "errors", "models", "sparsity", "trees"},
+    # The names that a field may hold come from the tables themselves.
+    "config": {
+        *("data", "distillation", "errors", "models", "ops", "paths", "schedules"),
+        *("sparsity", "structure"),
+    },
+    # The pure steps, and the runs that they are made in.
+    "training": {
+        *("data", "distillation", "errors", "schedules", "sparsity", "structure"),
+        "trees",
+    },
+    "runs": {
+        *("config", "counting", "data", "errors", "jax_settings", "models", "paths"),
+        *("sparsity", "structure", "training", "trees"),
+    },
+    # What comes out of them.
+    "pages": {"counting", "data", "errors", "models", "ops"},
     "deploy": {
-        *("analysis", "data", "errors", "jax_settings", "models", "ops", "paths"),
-        *("sparsity", "trees"),
+        *("data", "errors", "models", "pages", "paths", "trees"),
     },
     "predict": {"deploy", "errors"},
-    "config_files": {"errors", "paths"},
-    # The names that a field may hold come from the tables themselves.
-    "validation": {
-        *("data", "distillation", "errors", "models", "ops", "schedules", "sparsity"),
-    },
-    "config": {"config_files", "errors", "validation"},
-    "run_config": {"config", "errors", "paths"},
-    "training": {
-        *("analysis", "config", "data", "deploy", "distillation", "errors"),
-        *("jax_settings", "models", "ops", "paths", "run_config", "schedules"),
-        *("sparsity", "trees"),
-    },
-    "exporting": {
-        *("analysis", "config", "data", "deploy", "jax_settings", "models", "paths"),
-        *("sparsity", "training"),
-    },
-    "planning": {
-        *("analysis", "config", "data", "deploy", "errors", "jax_settings", "models"),
-        *("sparsity", "training", "trees"),
-    },
-    "study": {
-        *("analysis", "config", "config_files", "errors", "paths", "run_config"),
-        *("training", "validation"),
-    },
-    "reporting": {
-        *(
-            "analysis",
-            "config",
-            "data",
-            "errors",
-            "jax_settings",
-            "paths",
-            "run_config",
-        ),
-        *("training", "trees"),
-    },
-    "__init__": {"config", "exporting", "planning", "reporting", "study", "training"},
+    "study": {"config", "errors", "paths", "runs"},
+    # What the command line and the public functions do with all of it.
     "jobs": {
-        *("__init__", "analysis", "config", "config_files", "data", "errors"),
-        *("paths", "planning", "run_config", "study", "training"),
+        *("config", "counting", "data", "deploy", "errors", "jax_settings", "models"),
+        *("pages", "paths", "runs", "sparsity", "structure", "study", "training"),
+        "trees",
     },
+    "__init__": {"config", "jobs", "runs", "study"},
 }
 
 
@@ -120,10 +105,10 @@ def test_no_part_imports_itself_in_a_circle() -> None:
 def test_a_forbidden_import_would_be_noticed(tmp_path: Path) -> None:
     file = tmp_path / "module.py"
     file.write_text(
-        "def f():\n    from alite_jax.training import fit\n"
+        "def f():\n    from alite_jax.runs import fit\n"
         "import alite_jax.models.resnet\nfrom alite_jax import config\n"
     )
-    assert {part(name) for name in imports(file)} == {"training", "models", "config"}
+    assert {part(name) for name in imports(file)} == {"runs", "models", "config"}
 
 
 @pytest.mark.parametrize("module", MODULES)

@@ -1,5 +1,6 @@
 """The weights that a layer gives, against its own output and explicit loops."""
 
+from functools import partial
 from typing import Any
 
 import flax.linen as nn
@@ -8,13 +9,13 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from alite_jax.analysis.attention_maps import attention_maps
 from alite_jax.data.augment import normalize
 from alite_jax.data.specs import DATASETS
 from alite_jax.errors import ConfigError
 from alite_jax.models.resnet import create_model
 from alite_jax.ops.window_weights import window_weights
 from alite_jax.ops.windows import unfold
+from alite_jax.pages.attention_maps import attention_maps
 
 
 def drawn(*shape: int) -> np.ndarray:
@@ -26,7 +27,7 @@ def test_window_weights_equal_loops(border: str) -> None:
     height, width, heads, size, dim = 4, 5, 2, 3, 4
     q, k = drawn(1, height, width, heads, dim), 2 * drawn(1, height, width, heads, dim)
     rows, columns = drawn(size, dim // 2), 3 * drawn(size, dim // 2)
-    found = window_weights(q, k, rows, columns, border=border)
+    found = jax.jit(partial(window_weights, border=border))(q, k, rows, columns)
     assert found.shape == (1, height, width, heads, size, size)
     for i, j, head in np.ndindex(height, width, heads):
         weights = np.zeros((size, size))
@@ -41,13 +42,14 @@ def test_window_weights_equal_loops(border: str) -> None:
         np.testing.assert_allclose(found[0, i, j, head], weights, atol=1e-5)
 
 
-@pytest.fixture(scope="module")
-def network(models: None) -> tuple[Any, Any]:
+@pytest.fixture
+def network(models: None) -> tuple[nn.Module, Any]:
+    """A network whose weights and statistics are noise around 1."""
     model = create_model("tiny_attention", num_classes=10, width=16, kernel_size=3)
     images = np.zeros((1, 8, 8, 1), np.float32)
-    return model, jax.jit(lambda key: model.init(key, images, train=False))(
-        jax.random.key(0)
-    )
+    init = partial(model.init, train=False)
+    shapes = jax.eval_shape(init, jax.random.key(0), images)
+    return model, jax.tree.map(lambda leaf: 1 + 0.2 * drawn(*leaf.shape), shapes)
 
 
 def test_maps_are_those_of_the_layer(network: tuple[Any, Any]) -> None:
@@ -59,18 +61,21 @@ def test_maps_are_those_of_the_layer(network: tuple[Any, Any]) -> None:
     assert np.ptp(maps) > 0.1
     # With the values, they give what the layer gives.
     model, variables = network
-    layers = {}
 
-    def look(following: Any, args: Any, kwargs: Any, context: Any) -> Any:
-        result = following(*args, **kwargs)
-        layers["/".join(context.module.path)] = args, result
-        return result
+    @jax.jit
+    def layers(variables: Any, images: Any) -> Any:
+        seen = {}
 
-    inputs = normalize(jnp.asarray(images), spec.mean, spec.std)
-    with nn.intercept_methods(look):
-        model.apply(variables, inputs, train=False)
-    (inputs,), found = layers["stage1_block1/spatial"]
-    _, kernel = layers["stage1_block1/spatial/value"]
+        def look(following: Any, args: Any, kwargs: Any, context: Any) -> Any:
+            result = following(*args, **kwargs)
+            seen["/".join(context.module.path)] = args, result
+            return result
+
+        with nn.intercept_methods(look):
+            model.apply(variables, normalize(images, spec.mean, spec.std), train=False)
+        return seen["stage1_block1/spatial"], seen["stage1_block1/spatial/value"]
+
+    ((inputs,), found), (_, kernel) = layers(variables, images)
     values = (inputs @ kernel).reshape(2, 8, 8, 2, 8)
     output = jnp.einsum("bijhuv,bijuvhd->bijhd", maps, unfold(values, 3))
     np.testing.assert_allclose(output.reshape(found.shape), found, atol=1e-4)

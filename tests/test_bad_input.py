@@ -14,11 +14,11 @@ from archives import write_tfds
 from tiny import SETTINGS, run_command, tiny_config
 
 import alite_jax
-from alite_jax.run_config import to_json
-from alite_jax.training import loop
-from alite_jax.training.checkpoints import Checkpoints
-from alite_jax.training.fit import Network
-from alite_jax.training.metrics import read_metrics
+from alite_jax.config.run_config import to_json
+from alite_jax.jobs import train as train_job
+from alite_jax.runs.checkpoints import Checkpoints
+from alite_jax.runs.fit import Network
+from alite_jax.runs.metrics import read_metrics
 from alite_jax.training.state import TrainState
 
 DENSITY = "above 0 and at most 1, the fraction of weights that is kept, found"
@@ -157,7 +157,7 @@ def test_the_same_folder_works_once_the_mistake_is_gone(
         trained.append(network.phase)
         raise alite_jax.errors.TrainingError("far enough")
 
-    monkeypatch.setattr(loop, "fit", no_training)
+    monkeypatch.setattr(train_job, "fit", no_training)
     assert run(tmp_path / "run") == 2
     check_sentence(capsys.readouterr().err, ["far enough"])
     assert trained == ["teacher"]
@@ -310,8 +310,8 @@ def test_a_loss_of_nan_keeps_what_there_is(
         )
         lines = (tmp_path / "metrics.jsonl").read_text().splitlines()
         assert [json.loads(line)["step"] for line in lines] == [1]
-        data = loop.load_data(config)
-        teacher, _ = loop.create_networks(config, data, tmp_path)
+        data = train_job.load_data(config)
+        teacher, _ = train_job.create_networks(config, data, tmp_path)
         variables = teacher.restore(data.image_shape)
         assert all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(variables))
         assert not (tmp_path / "summary.json").exists()

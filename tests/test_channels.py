@@ -1,6 +1,7 @@
 """Structured masks: units, their scores by hand, and what changes must keep."""
 
 import functools
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -9,49 +10,53 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from compiling import quick_jit
-from tiny import tiny_config, tiny_models
+from test_compact import drawn
+from tiny import assert_same, random_data, tiny_config, tiny_models
 
-import alite_jax
-from alite_jax.analysis.layers import total_macs
-from alite_jax.analysis.widths import plan_widths, units_of
 from alite_jax.config import get_config
-from alite_jax.deploy.compact import check_compaction, compact
+from alite_jax.counting.layers import parameter_shapes, total_macs
 from alite_jax.errors import ConfigError
-from alite_jax.models import resnet
-from alite_jax.models.resnet import ResNet, create_model
-from alite_jax.sparsity import channels
+from alite_jax.models.layers import Conv3x3, LocalSelfAttention
+from alite_jax.models.resnet import BlockWidths, ResNet
+from alite_jax.runs.evaluation import Evaluator
+from alite_jax.runs.fit import fit
+from alite_jax.runs.metrics import MetricWriter
+from alite_jax.runs.networks import create_networks
 from alite_jax.sparsity.masks import apply_masks, count_nonzero, density, init_masks
 from alite_jax.sparsity.rewiring import rewire
-from alite_jax.training.structure import create_structure
+from alite_jax.structure import channels, units
+from alite_jax.structure import compact as compaction
+from alite_jax.structure.compact import check_compaction, compact, cut_tree
+from alite_jax.structure.configured import Structure, create_structure
+from alite_jax.structure.units import (
+    Axis,
+    BlockKind,
+    UnitKind,
+    find_blocks,
+    unit_groups,
+)
+from alite_jax.structure.widths import choose_widths
 from alite_jax.trees import named_leaves
 
 SHAPE = (8, 8, 3)
-KINDS = [
-    (name, structure)
-    for name in ("resnet26_attention_conv1", "resnet26")
-    for structure in ("channels", "heads")
-][:3]
-
-
-def built(name: str = "resnet26_attention_conv1") -> tuple[ResNet, Any]:
-    model, variables = _built(name)
-    return model, jax.tree.map(jnp.asarray, variables)  # In dicts of its own.
+# Two blocks, one stage each: a convolution and attention, or two convolutions.
+ATTENTION = partial(LocalSelfAttention, kernel_size=3)
+OPERATORS = {"mixed": (Conv3x3, ATTENTION), "conv": (Conv3x3, Conv3x3)}
+KINDS = [("mixed", "channels"), ("mixed", "heads"), ("conv", "channels")]
+chosen = functools.cache(choose_widths)
 
 
 @functools.cache
-def _built(name: str) -> tuple[ResNet, Any]:
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setitem(resnet.BLOCKS, 26, (1, 1, 2, 1))
-        model = create_model(name, num_classes=10, width=16, kernel_size=3)
-    variables = quick_jit(model.init, static_argnames="train")(
-        jax.random.key(0), jnp.zeros((1, *SHAPE)), train=False
-    )
-    return model, variables
+def built(name: str = "mixed") -> tuple[ResNet, Any]:
+    model = ResNet((1, 1), OPERATORS[name], num_classes=10, width=16)
+    return model, drawn(model, seed=0, image_shape=SHAPE)
 
 
-def at_end(groups: Any, plan: Any, model: ResNet, structure: str) -> jax.Array:
-    units = units_of(plan.widths, model.block_names, structure)
-    return jnp.array(channels.unit_counts(groups, units, np.zeros(1))[0])
+def structure_of(changes: dict[str, Any]) -> Structure:
+    base = {"pruning.structure": "heads", "student.density": 0.1}
+    found = create_structure(get_config("digits", [base, changes]), built()[0], SHAPE)
+    assert found is not None
+    return found
 
 
 def block(heads: int, dim: int, features: int) -> dict[str, Any]:
@@ -75,28 +80,27 @@ def test_norms_of_a_block_by_hand() -> None:
     inside["spatial"]["query"]["kernel"][1, 5] = 3  # head 1, row half, second channel
     inside["spatial"]["value"]["kernel"][1, 0] = 4
     inside["expand"]["kernel"][6, 2] = -2  # head 1, third value
-    inside["reduce"]["kernel"][:, 0] = 9  # a maker: says nothing
-    norms = {
-        kind: np.asarray(channels._norms([channels._group(*named, kind)], params)[0])
-        for named in params.items()
-        for kind in ("reduce", "value", "qk", "head")
-    }
-    np.testing.assert_array_equal(norms["reduce"], [[0, 5, 0]])
-    np.testing.assert_array_equal(norms["value"], [[0, 0, 0, 0], [0, 0, 2, 0]])
-    np.testing.assert_array_equal(norms["qk"], [[0, 3], [0, 0]])
-    np.testing.assert_array_equal(norms["head"], [[0, 2]])
+    inside["reduce"]["kernel"][:, 0] = 9  # a producer: says nothing
+    groups = find_blocks(params)["stage1_block1"].groups
+    norms = channels.consumer_norms(groups, params)
+    found = {g.kind.name: np.asarray(n) for g, n in zip(groups, norms, strict=True)}
+    assert list(found) == ["reduce", "head", "value", "qk"]
+    np.testing.assert_array_equal(found["reduce"], [[0, 5, 0]])
+    np.testing.assert_array_equal(found["value"], [[0, 0, 0, 0], [0, 0, 2, 0]])
+    np.testing.assert_array_equal(found["qk"], [[0, 3], [0, 0]])
+    np.testing.assert_array_equal(found["head"], [[0, 2]])
 
 
 def test_masks_of_a_block_by_hand() -> None:
     params = {"stage1_block1": block(heads=2, dim=4, features=3)}
-    groups = channels.unit_groups(params, "channels")
+    groups = unit_groups(params, "channels")
     assert [g.name.rpartition("/")[2] for g in groups] == ["reduce", "value", "qk"]
-    units = [
+    active = [
         jnp.array([[1, 0, 1]], bool),
         jnp.array([[1, 1, 0, 1], [0, 1, 1, 1]], bool),
         jnp.array([[1, 0], [0, 1]], bool),
     ]
-    cut = channels.allowed_masks(groups, units, params, True)["stage1_block1"]
+    cut = channels.allowed_masks(groups, active, params, True)["stage1_block1"]
     stays = np.array([1, 0, 1], bool)
     qk = np.array([1, 0, 0, 1, 1, 0, 0, 1], bool)
     value = np.array([1, 1, 0, 1, 0, 1, 1, 1], bool)
@@ -106,8 +110,8 @@ def test_masks_of_a_block_by_hand() -> None:
         np.testing.assert_array_equal(found, np.outer(stays, columns))
     np.testing.assert_array_equal(cut["expand"]["kernel"], np.tile(value, (7, 1)).T)
     assert cut["spatial"]["row_embeddings"].shape == ()
-    # Before the last change makers stay: of these, rows go and columns do not.
-    kept = channels.allowed_masks(groups, units, params, False)["stage1_block1"]
+    # Before the last change producers stay: of these, rows go and columns do not.
+    kept = channels.allowed_masks(groups, active, params, False)["stage1_block1"]
     assert kept["reduce"]["kernel"].all()
     for name, columns in (("query", qk), ("key", qk | True), ("value", value | True)):
         found = kept["spatial"][name]["kernel"]
@@ -121,16 +125,20 @@ def test_units_change_as_by_hand() -> None:
     query[:, 0] = [5, 4, 3, 0, 0, 0]
     momentum = scores["stage1_block1"]["spatial"]["query"]["kernel"]
     momentum[:, 0] = [0, 0, 9, 1, 3, 2]
-    groups = [channels._group("stage1_block1", params["stage1_block1"], "reduce")]
+    groups = find_blocks(params)["stage1_block1"].groups[:1]
+    assert groups[0].name == "stage1_block1/reduce"
     start = [jnp.array([[1, 1, 1, 0, 0, 0]], bool)]
     masks = channels.allowed_masks(groups, start, params, False)
 
-    def changed(count: int, rate: float, method: str) -> list[int]:
+    @partial(jax.jit, static_argnums=2)
+    def change(count: int, rate: float, method: str) -> Any:
         counts, key = jnp.array([count]), jax.random.key(0)
-        found = channels.rewire_units(
+        return channels.rewire_units(
             groups, params, scores, masks, counts, rate, key, method
         )
-        return [int(unit) for unit in found[0][0]]
+
+    def changed(*arguments: Any) -> list[int]:
+        return [int(unit) for unit in change(*arguments)[0][0]]
 
     # A third of three goes, the smallest; of what is absent the largest momentum is
     # that of what just went.
@@ -146,35 +154,38 @@ def test_units_change_as_by_hand() -> None:
     ("name", "structure"),
     [KINDS[0], *(pytest.param(*kind, marks=pytest.mark.slow) for kind in KINDS[1:])],
 )
-def test_units_leave_the_planned_widths_and_never_come_apart(
-    name: str, structure: str
+def test_units_leave_the_chosen_widths_and_never_come_apart(
+    name: str, structure: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     model, variables = built(name)
-    plan = plan_widths(model, SHAPE, structure, 0.5)
-    assert abs(plan.macs / plan.dense_macs - 0.5) <= 0.01
+    goal = chosen(model, SHAPE, structure, 0.5)
+    assert abs(goal.macs / goal.dense_macs - 0.5) <= 0.01
     params = variables["params"]
-    groups = channels.unit_groups(params, structure)
-    counts = at_end(groups, plan, model, structure)
+    groups = unit_groups(params, structure)
+    counts = channels.unit_counts(groups, goal.counts, np.zeros(1))[0]
 
-    @jax.jit
-    def change(units: Any, key: jax.Array) -> tuple[Any, Any]:
-        masks = channels.allowed_masks(groups, units, params, False)
+    @quick_jit
+    def change(active: Any, key: jax.Array) -> tuple[Any, Any]:
+        masks = channels.allowed_masks(groups, active, params, False)
         masked = apply_masks(masks, params)
         momentum = jax.tree.map(lambda a: jax.random.normal(key, a.shape), params)
-        units = channels.rewire_units(
+        active = channels.rewire_units(
             groups, masked, momentum, masks, counts, 0.4, key, "sparse_momentum"
         )
-        return units, channels.allowed_masks(groups, units, params, True)
+        return active, channels.allowed_masks(groups, active, params, True)
 
-    units = channels.draw_units(jax.random.key(1), groups, counts, None)
+    active = [
+        np.arange(g.shape[1]) < np.full((g.shape[0], 1), goal.counts[g.name])
+        for g in groups
+    ]
     for step in range(3):
-        before = units
-        units, masks = change(units, jax.random.key(step))
-        numbers = np.concatenate([np.asarray(u).sum(axis=1) for u in units])
+        before = active
+        active, masks = change(active, jax.random.key(step))
+        numbers = np.concatenate([np.asarray(of).sum(axis=1) for of in active])
         np.testing.assert_array_equal(numbers, counts)
     assert any(
         (np.asarray(a) != np.asarray(b)).any()
-        for a, b in zip(units, before, strict=True)
+        for a, b in zip(active, before, strict=True)
     )
     whole = jax.tree.map(
         np.array,
@@ -182,26 +193,29 @@ def test_units_leave_the_planned_widths_and_never_come_apart(
     )
     images = np.random.default_rng(0).normal(size=(2, *SHAPE)).astype(np.float32)
     compacted = compact(model, whole)
-    assert compacted.model.widths == plan.widths
+    assert compacted.model.widths == goal.widths
     check_compaction(model, whole, compacted, images)
     # Nothing that is left within the units is absent.
     assert density(compacted.variables["masks"]) == 1.0
+    # An analysis of blocks finds no more here: what is consumed says it all.
+    monkeypatch.setattr(compaction, "ANALYSES", {})
+    assert_same(compact(model, whole).variables, compacted.variables)
 
 
 @pytest.mark.slow
 def test_weights_within_units_keep_their_number() -> None:
     model, variables = built()
     params = variables["params"]
-    plan = plan_widths(model, SHAPE, "heads", 0.4)
-    groups = channels.unit_groups(params, "heads")
-    counts = at_end(groups, plan, model, "heads")
+    goal = chosen(model, SHAPE, "heads", 0.4)
+    groups = unit_groups(params, "heads")
+    counts = jnp.array(channels.unit_counts(groups, goal.counts, np.zeros(1))[0])
     masks = init_masks(jax.random.key(0), params, 0.2, "erk")
     total = count_nonzero(masks, params)
 
     @jax.jit
     def change(masks: Any, key: jax.Array) -> tuple[Any, Any]:
-        units = channels.draw_units(key, groups, counts, None)
-        allowed = channels.allowed_masks(groups, units, params, True)
+        active = channels.draw_units(key, groups, counts, None)
+        allowed = channels.allowed_masks(groups, active, params, True)
         momentum = jax.tree.map(lambda a: jax.random.normal(key, a.shape), params)
         masked = apply_masks(masks, params)
         return rewire(masked, momentum, masks, 0.3, key, allowed=allowed), allowed
@@ -218,31 +232,32 @@ def test_weights_within_units_keep_their_number() -> None:
     ("given", "trained"), [(1.0, False), (1.0, True), (0.1, False)]
 )
 def test_a_structure_starts_with_its_units(given: float, trained: bool) -> None:
-    model, variables = built()
-    params = variables["params"]
-    config = get_config(
-        "digits", {"pruning.structure": "channels", "student.density": given}
+    params = built()[1]["params"]
+    structure = structure_of(
+        {"pruning.structure": "channels", "student.density": given}
     )
-    structure = create_structure(config, model, SHAPE)
-    assert structure is not None
-    masks = init_masks(jax.random.key(0), params, given)
-    found = structure.start(
-        jax.random.key(1), params, masks, "sparse_momentum", trained
-    )
+
+    @quick_jit
+    def start(key: jax.Array) -> tuple[Any, Any]:
+        masks = init_masks(key, params, given)
+        found = structure.start(key, params, masks, "sparse_momentum", trained)
+        return masks, found
+
+    masks, found = start(jax.random.key(1))
     if given < 1:
         assert count_nonzero(found, params) == count_nonzero(masks, params)
-    groups = channels.unit_groups(params, "channels")
-    for group, kept, norms in zip(
+    groups = unit_groups(params, "channels")
+    for group, active, norms in zip(
         groups,
-        channels._taken(groups, found),
-        channels._norms(groups, params),
+        channels.active_units(groups, found),
+        channels.consumer_norms(groups, params),
         strict=True,
     ):
-        for on, norm in zip(np.asarray(kept) > 0, np.asarray(norms), strict=True):
-            # Where weights are pruned, too, none may be left to take a unit.
-            assert on.sum() <= structure.counts[group.name]
+        for on, norm in zip(np.asarray(active), np.asarray(norms), strict=True):
+            # Where weights are pruned, too, none may be left to consume a unit.
+            assert on.sum() <= structure.chosen.counts[group.name]
             if given == 1:
-                assert on.sum() == structure.counts[group.name]
+                assert on.sum() == structure.chosen.counts[group.name]
             if given == 1 and trained and not on.all():
                 assert norm[on].min() > norm[~on].max()
 
@@ -259,45 +274,85 @@ def test_a_structure_starts_with_its_units(given: float, trained: bool) -> None:
     ],
 )
 def test_what_no_structure_can_do(changes: dict[str, Any], message: str) -> None:
-    model, _ = built()
-    base = {"pruning.structure": "heads", "student.density": 0.1}
-    config = get_config("digits", [base, changes])
     with pytest.raises(ConfigError, match=message):
-        create_structure(config, model, SHAPE)
+        structure_of(changes)
 
 
 def test_no_structure_is_none() -> None:
-    model, _ = built()
-    assert create_structure(get_config("digits"), model, SHAPE) is None
+    assert create_structure(get_config("digits"), built()[0], SHAPE) is None
 
 
 def test_multiples() -> None:
-    model = create_model("resnet26_attention", num_classes=10, width=64)
-    plan = plan_widths(model, (32, 32, 3), "channels", 0.5, multiple=8)
-    for width in plan.widths:
+    model = ResNet((1, 1), (ATTENTION, ATTENTION), num_classes=10, width=64)
+    goal = choose_widths(model, SHAPE, "channels", 0.5, multiple=8)
+    for width in goal.widths:
         assert width.dims is not None
         assert width.reduce % 8 == width.dims.value % 8 == width.dims.qk % 8 == 0
-    assert abs(plan.macs / plan.dense_macs - 0.5) <= 0.02
+    assert abs(goal.macs / goal.dense_macs - 0.5) <= 0.02
 
 
 def test_counts_fall_from_all_to_the_target() -> None:
     params = {"stage1_block1": block(heads=2, dim=4, features=6)}
-    groups = channels.unit_groups(params, "channels")
-    units = {
+    groups = unit_groups(params, "channels")
+    goal = {
         f"stage1_block1/{k}": n for k, n in (("reduce", 2), ("value", 1), ("qk", 1))
     }
-    counts = channels.unit_counts(groups, units, np.array([0.5, 0.0]))
+    counts = channels.unit_counts(groups, goal, np.array([0.5, 0.0]))
     np.testing.assert_array_equal(counts, [[4, 3, 3, 1, 1], [2, 1, 1, 1, 1]])
 
 
-def test_groups_name_parameters_that_exist() -> None:
-    for name, structure in KINDS:
-        _, variables = built(name)
-        leaves = dict(named_leaves(variables["params"]))
-        for group in channels.unit_groups(variables["params"], structure):
-            for part in group.slices:
-                axis = leaves[part.path].shape[part.axis]
-                assert axis == np.prod(part.view), (name, part)
+@pytest.mark.parametrize("name", OPERATORS)
+def test_the_table_tells_the_shapes_of_all_arrays(name: str) -> None:
+    model, variables = built(name)
+    leaves = dict(named_leaves(variables["params"]))
+    blocks = find_blocks(variables["params"])
+    assert list(blocks) == model.block_names
+    assert find_blocks(parameter_shapes(model, SHAPE)) == blocks
+    placed = set()
+    for found in blocks.values():
+        for part in (part for group in found.groups for part in group.slices):
+            paths = [p for p in leaves if f"{p}/".startswith(f"{part.path}/")]
+            assert paths
+            for path in paths:
+                assert leaves[path].shape[part.axis] == np.prod(part.view), part
+                placed.add((path, part.axis))
+    # The rest is the outside of blocks, and axes of pixels.
+    inside = {p for p in leaves if "reduce" in p or "spatial" in p or "expand/" in p}
+    assert {path for path, _ in placed} == inside
+
+
+def test_a_new_kind_of_block_is_one_entry(monkeypatch: pytest.MonkeyPatch) -> None:
+    kind = BlockKind(
+        "mlp",
+        units=(UnitKind("hidden", "reduce", ("channels",)),),
+        axes=(
+            Axis("up/kernel", 1, "hidden", produces="hidden"),
+            Axis("up/bias", 0, "hidden"),
+            Axis("down/kernel", 0, "hidden", consumes="hidden"),
+        ),
+        widths=partial(BlockWidths, features=2),
+    )
+    monkeypatch.setattr(units, "BLOCKS", (*units.BLOCKS, kind))
+    params = {
+        "mlp": {
+            "up": {"kernel": np.ones((2, 3)), "bias": np.arange(3.0)},
+            "down": {"kernel": np.array([[3.0, 4], [0, 0], [0, 1]])},
+        }
+    }
+    found = find_blocks(params)["mlp"]
+    (group,) = unit_groups(params, "channels")
+    assert group in found.groups and unit_groups(params, "heads") == ()
+    np.testing.assert_array_equal(
+        channels.consumer_norms([group], params)[0], [[5, 0, 1]]
+    )
+    active = np.array([[True, False, True]])
+    masks = channels.allowed_masks([group], [active], params, True)["mlp"]
+    np.testing.assert_array_equal(masks["up"]["kernel"], [[1, 0, 1]] * 2)
+    np.testing.assert_array_equal(masks["down"]["kernel"], [[1, 1], [0, 0], [1, 1]])
+    assert found.widths({"mlp/hidden": 2}) == BlockWidths(reduce=2, features=2)
+    cut = cut_tree(compaction.kept_indices(found, {"mlp/hidden": active}), params)
+    np.testing.assert_array_equal(cut["mlp"]["up"]["bias"], [0, 2])
+    np.testing.assert_array_equal(cut["mlp"]["down"]["kernel"], [[3, 4], [0, 1]])
 
 
 @pytest.mark.parametrize(
@@ -311,6 +366,7 @@ def test_groups_name_parameters_that_exist() -> None:
 def test_a_trained_student_has_the_macs_that_were_asked_for(
     method: str, given: float, tmp_path: Path
 ) -> None:
+    data = random_data()
     with tiny_models():
         config = tiny_config(
             {
@@ -320,18 +376,18 @@ def test_a_trained_student_has_the_macs_that_were_asked_for(
                 "pruning.every_steps": 2,
                 "pruning.stop_fraction": 0.7,
                 "student.density": given,
+                "distillation.alpha": 0.0,
             }
         )
-        summary = alite_jax.train(config, tmp_path)
-        model, variables = alite_jax.restore(config, tmp_path)["student"]
-        shape = (8, 8, 1)
-        structure = create_structure(config, model, shape)
-        assert structure is not None
-        compacted = compact(model, variables)
+        _, student = create_networks(config, data, tmp_path)
+    evaluator = Evaluator(student.model, data, config.data.eval_batch_size)
+    with MetricWriter(tmp_path, tensorboard=False) as writer:
+        variables, _ = fit(student, None, config, data, evaluator, writer)
+    compacted = compact(student.model, variables)
     if given == 1:
-        assert compacted.model.widths == structure.plan.widths
+        assert compacted.model.widths == student.structure.chosen.widths
         assert density(compacted.variables["masks"]) == 1.0
     else:
         assert density(variables["masks"]) == pytest.approx(given, abs=1e-3)
-    macs = total_macs(compacted.model, shape)
-    assert macs <= 0.72 * summary["student"]["macs"]
+    macs = total_macs(compacted.model, data.image_shape)
+    assert macs <= 0.72 * total_macs(student.model, data.image_shape)

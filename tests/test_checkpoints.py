@@ -18,14 +18,14 @@ import numpy as np
 import optax
 import orbax.checkpoint as ocp
 import pytest
-from chex import assert_trees_all_equal_structs
+from chex import assert_trees_all_equal
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from orbax.checkpoint._src.serialization import ocdbt_utils
 
 from alite_jax.errors import CheckpointError
-from alite_jax.training.checkpoints import Checkpoints
-from alite_jax.training.orbax_store import _own_failures_only
+from alite_jax.runs.checkpoints import Checkpoints
+from alite_jax.runs.orbax_store import _own_failures_only
 
 IDENTITY = {
     "model": "resnet26_attention",
@@ -77,13 +77,9 @@ def model_of(state: State) -> dict[str, Any]:
 
 
 def assert_same(found: Any, wanted: Any) -> None:
-    assert_trees_all_equal_structs(found, wanted)
-    for ours, theirs in zip(
-        jax.tree.leaves(found), jax.tree.leaves(wanted), strict=True
-    ):
-        assert type(ours) is type(theirs)
-        assert np.asarray(ours).dtype == np.asarray(theirs).dtype
-        np.testing.assert_array_equal(ours, theirs)
+    """To the last bit, and each leaf of the same kind: `True` is not `np.True_`."""
+    assert jax.tree.map(type, found) == jax.tree.map(type, wanted)
+    assert_trees_all_equal(found, wanted, strict=True)
 
 
 def open_checkpoints(directory: Path, **changes: Any) -> Checkpoints:
@@ -127,11 +123,8 @@ def test_round_trip_returns_structure_values_and_dtypes(saved: Path) -> None:
 def test_restore_takes_an_abstract_template(saved: Path) -> None:
     template = jax.eval_shape(lambda: jax.tree.map(jnp.asarray, make_state(0)))
     state, _ = open_checkpoints(saved).restore(template)
-    for ours, theirs in zip(
-        jax.tree.leaves(state), jax.tree.leaves(make_state(2)), strict=True
-    ):
-        assert isinstance(ours, np.ndarray)
-        np.testing.assert_array_equal(ours, theirs)
+    assert all(isinstance(leaf, np.ndarray) for leaf in jax.tree.leaves(state))
+    assert_trees_all_equal(state, make_state(2))
 
 
 def test_restore_model_does_not_need_the_train_item(saved: Path) -> None:

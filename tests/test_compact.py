@@ -1,9 +1,11 @@
 """Compacted networks: the same logits from smaller arrays."""
 
+import functools
 import math
 import signal
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import partial
 from typing import Any
 
 import jax
@@ -14,35 +16,27 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from tiny import assert_same
 
-from alite_jax.deploy.compact import Compacted, compact, cut_tree
-from alite_jax.models.layers import Conv3x3, HeadDims
-from alite_jax.models.resnet import NORM_EPSILON, BlockWidths, ResNet, create_model
-from alite_jax.sparsity.masks import apply_masks, init_masks
+from alite_jax.models.layers import Conv3x3, HeadDims, LocalSelfAttention
+from alite_jax.models.resnet import NORM_EPSILON, BlockWidths, ResNet
+from alite_jax.sparsity.masks import is_prunable
+from alite_jax.structure.compact import Compacted, compact, cut_tree
 from alite_jax.trees import named_leaves, nested
 
 IMAGES = np.random.default_rng(0).normal(size=(3, 8, 8, 2)).astype(np.float32)
 
 
-def build(name: str, kernel_size: int = 3, border: str = "zero") -> ResNet:
-    with pytest.MonkeyPatch.context() as patch:
-        from alite_jax.models import resnet
-
-        # One block a stage: each has a shortcut; two in the second, which has none.
-        patch.setitem(resnet.BLOCKS, 26, (1, 2, 1, 1))
-        return create_model(
-            name,
-            num_classes=5,
-            width=16,
-            kernel_size=kernel_size,
-            border=border,
-        )
+@functools.cache
+def build(*operators: str, kernel_size: int = 3, border: str = "zero") -> ResNet:
+    """A stage of each operator; all blocks but the second one have a shortcut."""
+    attention = partial(LocalSelfAttention, kernel_size=kernel_size, border=border)
+    spatial = tuple(attention if name == "attention" else Conv3x3 for name in operators)
+    return ResNet((2, 1)[: len(spatial)], spatial, num_classes=5, width=16)
 
 
-def drawn(model: ResNet, seed: int) -> dict[str, Any]:
+def drawn(
+    model: ResNet, seed: int, image_shape: tuple[int, int, int] = IMAGES.shape[1:]
+) -> dict[str, Any]:
     """Variables with statistics and shifts as after some training."""
-    shapes = jax.eval_shape(
-        lambda key: model.init(key, IMAGES, train=False), jax.random.key(0)
-    )
     random = np.random.default_rng(seed)
 
     def draw(path: str, leaf: Any) -> np.ndarray:
@@ -55,8 +49,15 @@ def drawn(model: ResNet, seed: int) -> dict[str, Any]:
 
     return {
         kind: nested({path: draw(path, leaf) for path, leaf in named_leaves(tree)})
-        for kind, tree in shapes.items()
+        for kind, tree in shapes_of(model, image_shape).items()
     }
+
+
+@functools.cache
+def shapes_of(model: ResNet, image_shape: tuple[int, int, int]) -> Any:
+    init = partial(model.init, train=False)
+    images = np.zeros((1, *image_shape), np.float32)
+    return jax.eval_shape(init, jax.random.key(0), images)
 
 
 def masked(
@@ -64,64 +65,66 @@ def masked(
 ) -> dict[str, Any]:
     """Prunes weights at random, and whole rows and columns of kernels."""
     random = np.random.default_rng(seed)
-    masks = writable(init_masks(jax.random.key(seed), variables["params"], density))
-    for path, mask in named_leaves(masks):
-        if mask.ndim == 0 or not path.startswith("stage"):
-            continue
-        for axis in (-2, -1):
+
+    def draw(path: str, leaf: np.ndarray) -> np.ndarray:
+        if not is_prunable(path):
+            return np.array(True)
+        mask = random.random(leaf.shape) < density
+        for axis in (-2, -1) if path.startswith("stage") else ():
             gone = random.random(mask.shape[axis]) < share
             np.moveaxis(mask, axis, 0)[gone] = False
-    params = jax.device_get(apply_masks(masks, variables["params"]))
+        return mask
+
+    params = variables["params"]
+    masks = nested({path: draw(path, leaf) for path, leaf in named_leaves(params)})
+    params = jax.tree.map(lambda mask, leaf: mask * leaf, masks, params)
     return {**variables, "params": params, "masks": masks}
 
 
-def writable(tree: Any) -> Any:
-    return jax.tree.map(np.array, tree)
+def logits(model: ResNet, variables: Any) -> tuple[Any, Any]:
+    """In evaluation mode and in training."""
 
-
-def logits(model: ResNet, variables: Any, train: bool = False) -> np.ndarray:
     def run(variables: Any, images: Any) -> Any:
-        if not train:
-            return model.apply(variables, images, train=False)
-        return model.apply(variables, images, train=True, mutable=["batch_stats"])[0]
+        training = model.apply(variables, images, train=True, mutable=["batch_stats"])
+        return model.apply(variables, images, train=False), training[0]
 
     weights = {name: variables[name] for name in ("params", "batch_stats")}
-    return np.asarray(quick_jit(run)(weights, IMAGES))
+    return jax.device_get(quick_jit(run)(weights, IMAGES))
 
 
 @pytest.mark.parametrize(
-    ("family", "kernel_size", "border", "multiple"),
+    ("operators", "kernel_size", "border", "multiple"),
     [
-        pytest.param("", 3, "zero", 1, marks=pytest.mark.slow),
-        pytest.param("_attention", 3, "zero", 1, marks=pytest.mark.slow),
-        pytest.param("_attention", 7, "mask", 1, marks=pytest.mark.slow),
-        pytest.param("_attention", 3, "mask", 4, marks=pytest.mark.slow),
-        ("_attention_conv1", 7, "zero", 1),
-        pytest.param("_attention_conv12", 3, "mask", 8, marks=pytest.mark.slow),
+        pytest.param("conv conv", 3, "zero", 1, marks=pytest.mark.slow),
+        pytest.param("attention attention", 3, "zero", 1, marks=pytest.mark.slow),
+        pytest.param("attention attention", 7, "mask", 1, marks=pytest.mark.slow),
+        pytest.param("attention attention", 3, "mask", 4, marks=pytest.mark.slow),
+        ("conv attention", 7, "zero", 1),
+        pytest.param("conv attention", 3, "mask", 8, marks=pytest.mark.slow),
     ],
 )
 def test_logits_are_those_of_the_masked_network(
-    family: str, kernel_size: int, border: str, multiple: int
+    operators: str, kernel_size: int, border: str, multiple: int
 ) -> None:
-    model = build(f"resnet26{family}", kernel_size, border)
-    pruned = masked(writable(drawn(model, seed=1)), 0, density=0.5, share=0.4)
+    model = build(*operators.split(), kernel_size=kernel_size, border=border)
+    pruned = masked(drawn(model, seed=1), 0, density=0.5, share=0.4)
     found = compact(model, pruned, multiple)
     before = sum(leaf.size for leaf in jax.tree.leaves(pruned["params"]))
     after = sum(leaf.size for leaf in jax.tree.leaves(found.variables["params"]))
     assert after < (0.85 if multiple == 1 else 0.95) * before
-    for train in (False, True):
-        wanted = logits(model, pruned, train)
-        ours = logits(found.model, found.variables, train)
+    for wanted, ours in zip(
+        logits(model, pruned), logits(found.model, found.variables), strict=True
+    ):
         np.testing.assert_allclose(ours, wanted, atol=2e-5 * np.abs(wanted).max())
 
 
 def test_what_stays_is_what_has_an_effect() -> None:
     """By hand: one block, 16 channels, 2 heads of 8."""
-    model = build("resnet26_attention")
-    variables = writable(drawn(model, seed=2))
+    model = ResNet((1,), build("attention").spatial, num_classes=5, width=16)
+    variables = drawn(model, seed=2)
     block = variables["params"]["stage1_block1"]
     spatial = block["spatial"]
-    # Three channels that nothing takes, one that is zero whatever the image ...
+    # Three channels that nothing consumes, one that is zero whatever the image ...
     for name in ("query", "key", "value"):
         spatial[name]["kernel"][[1, 2, 5]] = 0
     block["reduce"]["kernel"][:, 7] = 0
@@ -129,7 +132,7 @@ def test_what_stays_is_what_has_an_effect() -> None:
     # ... and one that is a constant, which stays.
     block["reduce"]["kernel"][:, 8] = 0
     block["reduce_norm"]["bias"][8] = 9
-    # Of the first head's values two give nothing, of the second's one is not taken.
+    # Of the first head's values two give nothing, of the second's one is not consumed.
     spatial["value"]["kernel"][:, [0, 3]] = 0
     block["expand"]["kernel"][12] = 0
     # A channel of the queries is gone in both heads; another in one of them only.
@@ -138,32 +141,33 @@ def test_what_stays_is_what_has_an_effect() -> None:
     spatial["key"]["kernel"][:, [5, 13]] = 0
     masks = jax.tree.map(lambda leaf: np.asarray(True), variables["params"])
     found = compact(model, {**variables, "masks": masks})
-    cut = found.cuts["stage1_block1"]
-    assert set(range(16)) - set(cut.reduce.tolist()) == {1, 2, 5, 7}
+    assert kept_of(found, "reduce/kernel", 1) == set(range(16)) - {1, 2, 5, 7}
     # Both heads keep 7: the first one a channel without effect.
-    assert cut.widths == BlockWidths(12, 14, HeadDims(2, 8, 7))
-    assert set(range(16)) - set(cut.values.tolist()) == {3, 12}
+    assert found.model.widths == (BlockWidths(12, 14, HeadDims(2, 8, 7)),)
+    assert kept_of(found, "expand/kernel", 0) == set(range(16)) - {3, 12}
     # The other half of the channels has all four in use, so nothing goes.
-    assert [half.tolist() for half in cut.halves] == [[0, 1, 2, 3], [0, 1, 2, 3]]
+    assert kept_of(found, "spatial/query/kernel", 1) == set(range(16))
     spatial["query"]["kernel"][:, [1, 9]] = 0
     found = compact(model, {**variables, "masks": masks})
-    assert found.cuts["stage1_block1"].widths.dims == HeadDims(2, 6, 7)
-    assert [h.tolist() for h in found.cuts["stage1_block1"].halves] == [
-        [0, 2, 3],
-        [1, 2, 3],
-    ]
+    assert found.model.widths == (BlockWidths(12, 14, HeadDims(2, 6, 7)),)
+    assert kept_of(found, "spatial/row_embeddings", 1) == {0, 2, 3}
+    assert kept_of(found, "spatial/column_embeddings", 1) == {1, 2, 3}
     # A head without values goes as a whole.
     spatial["value"]["kernel"][:, 8:] = 0
     found = compact(model, {**variables, "masks": masks})
-    cut = found.cuts["stage1_block1"]
-    assert cut.widths.dims == HeadDims(1, 6, 6) and cut.values.max() < 8
-    wanted = logits(model, variables)
-    ours = logits(found.model, found.variables)
+    assert found.model.widths[0].dims == HeadDims(1, 6, 6)
+    assert max(kept_of(found, "expand/kernel", 0)) < 8
+    wanted, _ = logits(model, variables)
+    ours, _ = logits(found.model, found.variables)
     np.testing.assert_allclose(ours, wanted, atol=2e-5 * np.abs(wanted).max())
 
 
+def kept_of(found: Compacted, array: str, axis: int) -> set[int]:
+    return set(found.kept[f"stage1_block1/{array}", axis].tolist())
+
+
 def test_a_network_that_is_dense_stays_as_it_is() -> None:
-    model = build("resnet26_attention_conv1")
+    model = build("conv", "attention")
     variables = drawn(model, seed=3)
     masks = jax.tree.map(lambda leaf: np.asarray(True), variables["params"])
     found = compact(model, {**variables, "masks": masks})
@@ -176,18 +180,16 @@ def test_compaction_is_done_once(
     seed: int, density: float, share: float, multiple: int
 ) -> None:
     """Shapes fit the model, at least one channel stays, and nothing more can go."""
-    model = build("resnet26_attention_conv1")
-    pruned = masked(writable(drawn(model, seed)), seed, density, share)
+    model = build("conv", "attention")
+    pruned = masked(drawn(model, seed), seed, density, share)
     found = compact(model, pruned, multiple)
-    shapes = jax.eval_shape(
-        lambda key: found.model.init(key, IMAGES, train=False), jax.random.key(0)
-    )
+    shapes = shapes_of(found.model, IMAGES.shape[1:])
     for kind in ("params", "batch_stats"):
         assert jax.tree.map(lambda a: a.shape, shapes[kind]) == jax.tree.map(
             np.shape, found.variables[kind]
         )
     kept = jax.tree.map(
-        lambda mask, leaf: mask.ndim == 0 or mask.shape == leaf.shape,
+        lambda mask, leaf: mask.shape in ((), leaf.shape),
         found.variables["masks"],
         found.variables["params"],
     )
@@ -195,7 +197,7 @@ def test_compaction_is_done_once(
     again = compact(found.model, found.variables, multiple)
     assert again.model.widths == found.model.widths
     # Whatever goes with the parameters is cut in the same way.
-    momentum = cut_tree(found.cuts, pruned["params"])
+    momentum = cut_tree(found.kept, pruned["params"])
     assert_same(momentum, found.variables["params"])
 
 

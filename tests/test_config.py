@@ -13,7 +13,6 @@ import pytest
 from ml_collections import ConfigDict
 
 import alite_jax
-from alite_jax import config_files, validation
 from alite_jax.config import (
     apply_arguments,
     config_names,
@@ -23,9 +22,11 @@ from alite_jax.config import (
     get_config,
     override,
     validate,
+    validation,
 )
+from alite_jax.config import files as config_files
+from alite_jax.config.run_config import from_json, to_json
 from alite_jax.errors import ConfigError
-from alite_jax.run_config import from_json, to_json
 
 ROOT = Path(__file__).resolve().parent.parent
 DIFFS = [name for name in config_names() if name != "default"]
@@ -131,7 +132,7 @@ def test_a_file_of_the_user(tmp_path):
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("x = 1\n", r"mine\.py defines no function get_config\(arg\)"),
+        ("x = 1\n", r"mine\.py defines no function get_config\(\)"),
         ("def get_config(): return 3\n", "must return a ConfigDict, found int"),
         ("def get_config(arg: return\n", r"mine\.py, line 1 fails: SyntaxError"),
         ("import no_such_module\n", r"line 1 fails: ModuleNotFoundError: No module"),
@@ -180,7 +181,7 @@ def test_a_mistake_in_a_config_file_is_one_sentence(tmp_path, text, message):
         ("cifr10", "unknown config 'cifr10'; did you mean 'cifar10' or 'cifar100'"),
         ("imagenet22k", "unknown config 'imagenet22k'"),
         ("mnt/x.py", r"config file mnt/x\.py does not exist, give a path or one of"),
-        ("default:smoke", r"default\.py takes no arguments, found 'smoke'"),
+        ("default:smoke", r"default\.py takes no argument, found 'smoke'"),
     ],
 )
 def test_an_unknown_config(name, message):
@@ -189,7 +190,9 @@ def test_an_unknown_config(name, message):
 
 
 def test_no_config_files_at_all(tmp_path, monkeypatch):
-    monkeypatch.setattr(config_files, "__file__", str(tmp_path / "alite_jax" / "x.py"))
+    monkeypatch.setattr(
+        config_files, "__file__", str(tmp_path / "alite_jax" / "config" / "x.py")
+    )
     with pytest.raises(ConfigError, match="no config files found beside .*reinstall"):
         get_config("digits")
 
@@ -198,7 +201,9 @@ def test_the_config_files_of_an_installation_come_first(tmp_path, monkeypatch):
     for folder in (tmp_path / "configs", tmp_path / "alite_jax" / "configs"):
         folder.mkdir(parents=True)
         (folder / "default.py").touch()
-    monkeypatch.setattr(config_files, "__file__", str(tmp_path / "alite_jax" / "x.py"))
+    monkeypatch.setattr(
+        config_files, "__file__", str(tmp_path / "alite_jax" / "config" / "x.py")
+    )
     assert config_files.config_directory() == tmp_path / "alite_jax" / "configs"
 
 

@@ -11,12 +11,11 @@ from archives import write_tfds
 from tiny import run_command
 
 import alite_jax
-from alite_jax.config_files import config_directory, config_names, load_config_file
-from alite_jax.data.sources import Split
+from alite_jax.config.files import config_directory, config_names, load_config_file
+from alite_jax.data.sources import Data, Split
 from alite_jax.data.specs import DATASETS, DatasetSpec
-from alite_jax.training import loop
-from alite_jax.training.evaluation import Data
-from alite_jax.training.metrics import read_metrics
+from alite_jax.jobs import train as train_job
+from alite_jax.runs.metrics import read_metrics
 
 # `default` is the list of fields, not a run.
 NAMES = [name for name in config_names() if name != "default"]
@@ -47,7 +46,7 @@ def test_both_networks_can_be_built(tmp_path: Path, name: str, argument: str) ->
     config = alite_jax.get_config(name + argument)
     spec = DATASETS[config.data.name]
     side = config.data.image_size or spec.image_shape[0]
-    networks = loop.create_networks(config, one_image(spec, side), tmp_path)
+    networks = train_job.create_networks(config, one_image(spec, side), tmp_path)
     teacher, student = (network.identity for network in networks)
     assert (teacher["model"], student["model"]) == (
         config.teacher.model,
@@ -56,19 +55,6 @@ def test_both_networks_can_be_built(tmp_path: Path, name: str, argument: str) ->
     assert teacher["num_classes"] == student["num_classes"] == spec.num_classes
     assert teacher["image_shape"] == [side, side, spec.image_shape[2]]
     assert not list(tmp_path.iterdir())
-
-
-def test_what_only_trains_a_network_is_no_part_of_its_identity(tmp_path: Path) -> None:
-    """Such fields may be added and changed, and its checkpoints stay readable."""
-    data = one_image(DATASETS["digits"], 8)
-    fields = {"student.embedding_scale": 3.0, "student.norm_momentum": 0.5}
-    students = [
-        loop.create_networks(alite_jax.get_config("digits", changes), data, tmp_path)[1]
-        for changes in ({}, fields)
-    ]
-    assert students[0].identity == students[1].identity
-    assert students[1].model.norm_momentum == 0.5
-    assert students[1].model.spatial[0].keywords["embedding_scale"] == 3.0
 
 
 @pytest.fixture

@@ -7,21 +7,20 @@ import flax.linen as nn
 import jax
 import numpy as np
 import pytest
-from compiling import quick_jit
 from networks import network
 
-from alite_jax.analysis.cost import (
+from alite_jax.counting.comparison import NetworkCosts, readings
+from alite_jax.counting.cost import (
     Cost,
     layer_costs,
     network_cost,
     nominal_counts,
     total,
 )
-from alite_jax.analysis.layers import trace_layers
-from alite_jax.analysis.networks import NetworkCosts, readings
+from alite_jax.counting.layers import trace_layers
 from alite_jax.errors import ConfigError
 from alite_jax.models.layers import Conv3x3, LocalSelfAttention, Pointwise
-from alite_jax.models.resnet import MODELS
+from alite_jax.models.resnet import MODELS, create_model
 from alite_jax.sparsity.distributions import layer_counts
 from alite_jax.sparsity.masks import (
     count_nonzero,
@@ -38,9 +37,9 @@ DENSITIES = (0.1, 0.05, 0.03)
 
 @functools.cache
 def layers_of(name, dataset="cifar10", kernel_size=7, **options):
-    model, _ = network(name, CLASSES[dataset], kernel_size=kernel_size, **options)
+    options = options | {"num_classes": CLASSES[dataset], "kernel_size": kernel_size}
     side = 64 if dataset == "tiny_imagenet" else 32
-    return trace_layers(model, (side, side, 3))
+    return trace_layers(create_model(name, **options), (side, side, 3))
 
 
 def costs(name, dataset="cifar10", kernel_size=7, density=1.0, **options):
@@ -389,7 +388,7 @@ def test_nominal_counts_are_those_of_new_masks(distribution, stem):
 def test_real_and_nominal_masks_cost_the_same():
     model, params = network("resnet26_attention_conv1", kernel_size=3, width=8)
     draw = functools.partial(init_masks, params=params, density=0.1)
-    masks = quick_jit(draw)(jax.random.key(0))
+    masks = jax.jit(draw)(jax.random.key(0))
     found = network_cost(model, CIFAR, params, masks)
     layers = trace_layers(model, CIFAR)
     cost = total(layer_costs(layers, nominal_counts(layers, 0.1)).values())

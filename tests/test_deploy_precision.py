@@ -9,9 +9,9 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from alite_jax.deploy.export import compare
-from alite_jax.deploy.precision import Bounds, bounds, logits_change
+from alite_jax.deploy.program import compare
 from alite_jax.errors import ArtefactError
+from alite_jax.models.precision import Bounds, bounds, logits_change
 
 NINE = {"params": {f"layer{i}": {"kernel": np.ones((2, 2))} for i in range(9)}}
 
@@ -44,13 +44,8 @@ def test_bounds_follow_from_the_products(
 def found(ours: list[list[float]], allowed: Bounds) -> Any:
     """Compares logits with (2, 1) for as many images as there are."""
     images = np.zeros((len(ours), 1, 1, 1), np.uint8)
-
-    def network(weights: Any, images: Any) -> Any:
-        return weights + 0.0 * images.reshape(len(images), -1)
-
-    return compare(
-        lambda images: np.float32(ours), network, np.float32([[2, 1]]), images, allowed
-    )
+    theirs = np.float32([[2, 1]] * len(ours))
+    return compare(lambda images: np.float32(ours), lambda _: theirs, images, allowed)
 
 
 def test_lower_precision_forgives_rounding_and_nothing_else() -> None:
@@ -61,9 +56,11 @@ def test_lower_precision_forgives_rounding_and_nothing_else() -> None:
     agreement = found(rounded, coarse)
     assert agreement.same_classes == 1.0
     assert agreement.logits_error == pytest.approx(0.19)
-    assert agreement.largest_logit == 2.0
+    assert (agreement.largest_logit, agreement.images) == (2.0, 2)
     with pytest.raises(ArtefactError, match=r"0\.21 apart, where 0\.2 is allowed"):
         found([[2.0, 1.21]], coarse)
+    with pytest.raises(ArtefactError, match=r"for 0\.00% of 1 images"):
+        found([[1.0, 2.0]], exact)
     with pytest.raises(ArtefactError, match="nan apart"):
         found([[2.0, math.nan]], coarse)
     # The larger logit is the other one where both were as good as equal, no more.

@@ -7,10 +7,10 @@ import numpy as np
 import pytest
 from tiny import TwoLayers, random_split
 
-from alite_jax.data.sources import Split
+from alite_jax.data.sources import Data, Split
 from alite_jax.data.specs import DATASETS
-from alite_jax.training import parallel
-from alite_jax.training.evaluation import Data, Evaluator
+from alite_jax.runs import parallel
+from alite_jax.runs.evaluation import Evaluator
 
 SPEC = DATASETS["digits"]
 COUNT = 37

@@ -1,6 +1,7 @@
 """Training one network: its record, its rewirings, interruptions, a loss of NaN."""
 
 import dataclasses
+import itertools
 import json
 from collections import Counter
 from collections.abc import Callable
@@ -18,6 +19,7 @@ from fitting import (
     make_config,
     make_network,
     records,
+    share_programs,
     start,
     states,
     train,
@@ -26,12 +28,12 @@ from tiny import TwoLayers, assert_same
 
 from alite_jax.data.pipeline import TrainBatches
 from alite_jax.errors import ConfigError, TrainingError
+from alite_jax.runs import fit as fit_module
+from alite_jax.runs import parallel
+from alite_jax.runs.checkpoints import Checkpoints
+from alite_jax.runs.evaluation import Evaluator
+from alite_jax.runs.metrics import MetricWriter
 from alite_jax.sparsity.masks import count_nonzero
-from alite_jax.training import fit as fit_module
-from alite_jax.training import parallel
-from alite_jax.training.checkpoints import Checkpoints
-from alite_jax.training.evaluation import Evaluator
-from alite_jax.training.metrics import MetricWriter
 
 PROGRAMS: dict[str, Any] = {}
 
@@ -40,20 +42,17 @@ PROGRAMS: dict[str, Any] = {}
 def undisturbed(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Any, Any]:
     """A run's folder, its checkpoints, and what `fit` returned."""
     folder = tmp_path_factory.mktemp("undisturbed")
-    result = train(folder, make_config())
-    saved = {0: start(folder, make_config())} | states(folder, make_config())
+    with pytest.MonkeyPatch.context() as patch:
+        share_programs(patch, PROGRAMS)
+        result = train(folder, make_config())
+        saved = {0: start(folder, make_config())} | states(folder, make_config())
     return folder, saved, result
 
 
 @pytest.fixture
 def shared_programs(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Compiles each step once for all those tests whose runs are alike."""
-    spread = parallel.spread
-
-    def look_up(step: Callable[..., Any], **options: Any) -> Callable[..., Any]:
-        return PROGRAMS.setdefault(step.__qualname__, spread(step, **options))
-
-    monkeypatch.setattr(parallel, "spread", look_up)
+    """For tests whose runs differ in nothing that is compiled."""
+    share_programs(monkeypatch, PROGRAMS)
 
 
 def test_record_and_checkpoints_of_a_run(undisturbed: tuple[Path, Any, Any]) -> None:
@@ -83,20 +82,19 @@ def test_masks_change_at_the_end_of_each_epoch_but_the_last(
 ) -> None:
     saved = undisturbed[1]
 
-    def rewired(first: int, second: int) -> bool:
-        masks = [jax.tree.leaves(saved[step].masks) for step in (first, second)]
-        return any(np.any(a != b) for a, b in zip(*masks, strict=True))
+    def same(first: int, second: int) -> bool:
+        masks = (saved[step].masks for step in (first, second))
+        return jax.tree.all(jax.tree.map(np.array_equal, *masks))
 
-    steps = sorted(saved)
-    found = [b for a, b in zip(steps, steps[1:], strict=False) if rewired(a, b)]
+    found = [b for a, b in itertools.pairwise(sorted(saved)) if not same(a, b)]
     assert found == [4, 8]
     kept = {count_nonzero(state.masks, state.params) for state in saved.values()}
     assert len(kept) == 1
     for state in saved.values():
-        for mask, leaf in zip(
-            *map(jax.tree.leaves, (state.masks, state.params)), strict=True
-        ):
-            assert not np.any(np.where(mask, 0, leaf))
+        absent = jax.tree.map(
+            lambda mask, leaf: np.where(mask, 0, leaf), state.masks, state.params
+        )
+        assert not any(np.any(leaf) for leaf in jax.tree.leaves(absent))
 
 
 @pytest.mark.parametrize(
@@ -159,6 +157,7 @@ def test_resuming_twice_is_the_same_and_adds_the_seconds_up(
     assert 0 < spent[0] < spent[1] < seconds
 
 
+@pytest.mark.usefixtures("shared_programs")
 def test_steps_find_their_batches_on_the_devices(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -244,6 +243,7 @@ def test_other_recipes_run(
     assert np.isfinite(losses).all()
 
 
+@pytest.mark.usefixtures("shared_programs")
 def test_the_record_s_lines_are_means_over_their_steps(
     tmp_path: Path, undisturbed: tuple[Path, Any, Any]
 ) -> None:

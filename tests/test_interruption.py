@@ -9,14 +9,14 @@ from typing import Any
 
 import fitting
 import pytest
-from fitting import make_config, records, states
+from fitting import make_config, records, share_programs, states
 from kill_resume import kill_and_resume
 from tiny import assert_same, run_command, tiny_config
 
-import alite_jax
 from alite_jax.data.pipeline import TrainBatches
 from alite_jax.errors import StoppedError
-from alite_jax.training.interruption import Interruption
+from alite_jax.jobs import train as train_job
+from alite_jax.runs.interruption import Interruption
 
 # Lines of the record and checkpoints come every four and every twelve steps.
 CONFIG = {"logging__every_steps": 4, "checkpoint__every_steps": 0}
@@ -35,11 +35,13 @@ def at_step(step: int, number: int) -> Callable[..., Any]:
 
 
 @pytest.fixture(scope="module")
-def whole(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The folder of an undisturbed training."""
+def whole(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    """The folder of an undisturbed training, whose programs serve the others."""
     folder = tmp_path_factory.mktemp("whole")
-    fitting.train(folder, make_config(**CONFIG))
-    return folder
+    with pytest.MonkeyPatch.context() as patch:
+        share_programs(patch, {})
+        fitting.train(folder, make_config(**CONFIG))
+        yield folder
 
 
 @pytest.mark.parametrize(
@@ -116,16 +118,14 @@ def test_the_command_ends_with_the_status_of_the_signal(
             assert interruption.requested(7)
             raise interruption.error("student", 7, workdir)
 
-    monkeypatch.setitem(vars(alite_jax), "train", train)
+    monkeypatch.setattr(train_job, "train", train)
     assert run_command("--config=digits", f"--workdir={tmp_path}") == 128 + number
     error = capsys.readouterr().err
     assert error.count("\n") == 1 and "after step 7" in error and "goes on" in error
 
 
-@pytest.mark.parametrize("kills", [1, pytest.param(3, marks=pytest.mark.slow)])
-def test_kills_at_any_moment(
-    models: None, tfds_data_dir: Path, tmp_path: Path, kills: int
-) -> None:
+@pytest.mark.slow
+def test_kills_at_any_moment(models: None, tfds_data_dir: Path, tmp_path: Path) -> None:
     """The short version of `python tests/kill_resume.py`."""
     assert tiny_config().student.epochs == 3
-    kill_and_resume(tmp_path, kills, seed=0)
+    kill_and_resume(tmp_path, kills=3, seed=0)

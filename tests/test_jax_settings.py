@@ -19,12 +19,13 @@ from alite_jax.distillation import joint_loss
 from alite_jax.jax_settings import seed_key
 from alite_jax.models.resnet import create_model
 from alite_jax.ops.local_attention import local_attention
-from alite_jax.sparsity import channels
 from alite_jax.sparsity.gradual import prune
 from alite_jax.sparsity.masks import apply_masks, init_masks, magnitude_masks
 from alite_jax.sparsity.methods import METHODS
 from alite_jax.sparsity.rewiring import rewire
 from alite_jax.sparsity.schedules import RewiringSteps, prune_rate
+from alite_jax.structure.channels import draw_units
+from alite_jax.structure.units import Group, UnitKind
 
 pytestmark = pytest.mark.usefixtures("models")
 
@@ -72,8 +73,9 @@ def pruned(method: str) -> Any:
 
 
 def units() -> Any:
-    groups = [channels.Group("a/reduce", (1, 20), ())]
-    return channels.draw_units(KEY, groups, jnp.array([7]), None)
+    kind = UnitKind("reduce", "reduce", ())
+    groups = [Group("a/reduce", kind, (1, 20), ())]
+    return draw_units(KEY, groups, jnp.array([7]), None)
 
 
 def network(stem: str) -> Any:
@@ -153,12 +155,12 @@ def test_the_parts_work_with_strict_promotion(part: str) -> None:
 
 
 JOBS = {
-    "train": "alite_jax.training.loop",
-    "evaluate": "alite_jax.training.loop",
-    "restore": "alite_jax.training.loop",
-    "export": "alite_jax.exporting",
-    "report": "alite_jax.reporting",
-    "plan": "alite_jax.planning",
+    "train": "alite_jax.jobs.train",
+    "evaluate": "alite_jax.jobs.evaluate",
+    "restore": "alite_jax.runs.networks",
+    "export": "alite_jax.jobs.export",
+    "report": "alite_jax.jobs.report",
+    "plan": "alite_jax.jobs.plan",
 }
 
 
@@ -179,8 +181,7 @@ def test_a_job_has_settings_of_its_own(
         )
 
     module = importlib.import_module(JOBS[name])
-    where = getattr(module, "config_lib", module)
-    monkeypatch.setattr(where, "validate", look)
+    monkeypatch.setattr(module, "validate", look)
     arguments = ("macs", 0.5) if name == "plan" else ("nowhere",)
     with (
         jax.enable_x64(True),

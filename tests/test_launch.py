@@ -1,5 +1,6 @@
 """The command line: what it passes on, its sentences, its exit status."""
 
+import importlib
 import json
 import os
 import subprocess
@@ -10,13 +11,11 @@ import jax
 import pytest
 from absl.testing import flagsaver
 
-import alite_jax
 import launch
-from alite_jax.analysis import networks
 from alite_jax.config import get_config, override
-from alite_jax.data import prepare
+from alite_jax.config.run_config import to_json
+from alite_jax.counting import comparison
 from alite_jax.errors import ConfigError, TrainingError
-from alite_jax.run_config import to_json
 
 ROOT = Path(__file__).resolve().parent.parent
 
@@ -32,19 +31,20 @@ def fresh_flags():
 def calls(monkeypatch):
     """Replaces what the jobs call; holds (job, config, workdir) of each call."""
     made = []
-    for job in ("train", "evaluate"):
-        # In the module's dict, so that the real ones are not loaded first.
-        monkeypatch.setitem(
-            vars(alite_jax),
-            job,
-            lambda config, workdir, job=job: made.append((job, config, str(workdir))),
+    for name in ("train", "evaluate"):
+        module = importlib.import_module(f"alite_jax.jobs.{name}")
+        monkeypatch.setattr(
+            module,
+            name,
+            lambda config, workdir, job=name: made.append((job, config, str(workdir))),
         )
 
     def prepare_data(data):
         made.append(("prepare", data, None))
         return "some/folder"
 
-    monkeypatch.setattr(prepare, "prepare", prepare_data)
+    module = importlib.import_module("alite_jax.jobs.prepare")
+    monkeypatch.setattr(module, "prepare", prepare_data)
     return made
 
 
@@ -124,7 +124,7 @@ def test_cost_of_the_paper_s_networks_as_json(calls, capsys, monkeypatch):
         ("PAPER_FAMILIES", ("attention",)),
         ("PAPER_KERNEL_SIZES", (3,)),
     ):
-        monkeypatch.setattr(networks, name, values)
+        monkeypatch.setattr(comparison, name, values)
     assert run("--job=cost", "--table=paper", "--format=json") == 0
     rows = json.loads(capsys.readouterr().out)
     assert len(rows) == 1 + 3 * 4
@@ -140,7 +140,7 @@ def test_cost_of_the_paper_s_networks_as_json(calls, capsys, monkeypatch):
     ],
 )
 def test_default_workdir(config, workdir):
-    assert launch.default_workdir(config) == workdir
+    assert launch.default_workdir("train", config) == workdir
 
 
 def test_without_a_config_the_run_s_own_is_used(calls, tmp_path):
@@ -219,7 +219,7 @@ def test_an_error_of_the_run_is_one_sentence(calls, capsys, monkeypatch):
     def fail(config, workdir):
         raise TrainingError("the loss is nan at step 3,\nlast checkpoint at step 2")
 
-    monkeypatch.setitem(vars(alite_jax), "train", fail)
+    monkeypatch.setattr("alite_jax.jobs.train.train", fail)
     assert run("--workdir=w") == 2
     expected = "error: the loss is nan at step 3, last checkpoint at step 2\n"
     assert capsys.readouterr().err == expected
@@ -229,7 +229,7 @@ def test_interruption_says_how_to_resume(calls, capsys, monkeypatch):
     def interrupt(config, workdir):
         raise KeyboardInterrupt
 
-    monkeypatch.setitem(vars(alite_jax), "train", interrupt)
+    monkeypatch.setattr("alite_jax.jobs.train.train", interrupt)
     assert run("--workdir=w") == 130
     assert "the same command again resumes" in capsys.readouterr().err
 
@@ -238,7 +238,7 @@ def test_any_other_exception_is_a_defect_and_keeps_its_traceback(calls, monkeypa
     def fail(config, workdir):
         raise ZeroDivisionError
 
-    monkeypatch.setitem(vars(alite_jax), "train", fail)
+    monkeypatch.setattr("alite_jax.jobs.train.train", fail)
     with pytest.raises(ZeroDivisionError):
         run("--workdir=w")
 
@@ -330,7 +330,7 @@ def test_a_cache_that_cannot_be_written_stops_nothing(
 
 CACHING = """
 import jax
-from alite_jax.jobs import keep_compiled_programs
+from alite_jax.jax_settings import keep_compiled_programs
 
 keep_compiled_programs()
 jax.config.update("jax_persistent_cache_min_compile_time_secs", 0)

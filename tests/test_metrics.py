@@ -11,9 +11,9 @@ import numpy as np
 import pytest
 
 from alite_jax.errors import TrainingError
-from alite_jax.training import metrics as metrics_module
-from alite_jax.training.metrics import MetricWriter, read_metrics
-from alite_jax.training.progress import Progress
+from alite_jax.runs import metrics as metrics_module
+from alite_jax.runs.metrics import MetricWriter, read_metrics
+from alite_jax.runs.progress import Progress
 
 
 def steps(workdir: Path) -> list[tuple[str, int]]:

@@ -1,4 +1,4 @@
-"""The optimizer against hand-made numbers and a plain numpy loop."""
+"""The optimizer against hand-made numbers and a plain numpy train_job."""
 
 import jax
 import numpy as np

@@ -14,9 +14,9 @@ from tiny import TwoLayers, assert_same, random_data, random_split
 import alite_jax
 from alite_jax.data.pipeline import TrainBatches
 from alite_jax.data.specs import DATASETS
+from alite_jax.runs import parallel
+from alite_jax.runs.networks import create_networks
 from alite_jax.sparsity.masks import init_masks
-from alite_jax.training import parallel
-from alite_jax.training.networks import create_networks
 from alite_jax.training.optimizer import create_optimizer
 from alite_jax.training.state import create_state
 from alite_jax.training.step import AXIS, JointStep, Objective

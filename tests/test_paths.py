@@ -10,12 +10,12 @@ import pytest
 from tiny import run_command, tiny_config
 
 import alite_jax
+from alite_jax.config.run_config import FILE, read_config
 from alite_jax.deploy import artefact
 from alite_jax.errors import ArtefactError, CheckpointError, ConfigError, InUseError
+from alite_jax.jobs.study import run_study
 from alite_jax.paths import user_path
-from alite_jax.run_config import FILE, read_config
-from alite_jax.study.run import run_study
-from alite_jax.training.run_folder import at_work, claim
+from alite_jax.runs.folder import at_work, claim
 
 pytestmark = pytest.mark.usefixtures("models")
 
@@ -170,7 +170,7 @@ def test_a_teacher_that_was_moved_without_the_run_is_named_anew(
 WORKING = """
 import sys, time
 from pathlib import Path
-from alite_jax.training.run_folder import at_work
+from alite_jax.runs.folder import at_work
 with at_work(Path(sys.argv[1])):
     print("at work", flush=True)
     time.sleep(600)

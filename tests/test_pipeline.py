@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from alite_jax.data.pipeline import TrainBatches, eval_batches, prefetch
+from alite_jax.data.pipeline import TrainBatches, eval_batches, in_batches, prefetch
 from alite_jax.data.sources import Split
 from alite_jax.errors import ConfigError
 
@@ -101,19 +101,6 @@ def test_a_batch_depends_on_seed_and_step_alone(
         np.testing.assert_array_equal(used.batch(step)["label"], expected["label"])
 
 
-@given(train_sizes(), st.integers(0, 100))
-@quick
-def test_shards_in_a_row_are_the_unsharded_batch(
-    sizes: tuple[int, int, int], step: int
-) -> None:
-    n, batch_size, num_shards = sizes
-    split = numbered_split(n)
-    sharded = TrainBatches(split, batch_size, 3, num_shards).batch(step)
-    whole = TrainBatches(split, batch_size, 3, 1).batch(step)
-    for name in ("image", "label"):
-        np.testing.assert_array_equal(np.concatenate(sharded[name]), whole[name][0])
-
-
 def test_the_order_is_numpys_and_differs_by_epoch_and_seed() -> None:
     split = numbered_split(20)
     batches = TrainBatches(split, 10, seed=7, num_shards=1)
@@ -153,6 +140,26 @@ def test_evaluation_covers_every_example_once(
         )
         assert not batch["image"][~real].any() and not batch["label"][~real].any()
     assert seen == list(range(n))
+
+
+@pytest.mark.parametrize(
+    ("n", "batch", "sizes"), [(5, 2, [2, 2, 2]), (4, 2, [2, 2]), (3, 8, [3])]
+)
+def test_a_function_sees_batches_of_one_shape(
+    n: int, batch: int, sizes: list[int]
+) -> None:
+    seen: list[np.ndarray] = []
+
+    def function(images: np.ndarray) -> np.ndarray:
+        seen.append(image_numbers(images))
+        return np.stack([seen[-1], -seen[-1]], axis=1)
+
+    images = numbered_split(n).images
+    numbers = np.arange(n)
+    found = in_batches(function, images, batch)
+    np.testing.assert_array_equal(found, np.stack([numbers, -numbers], axis=1))
+    assert [len(numbers) for numbers in seen] == sizes
+    assert not np.concatenate(seen)[n:].any()  # Filled up with zeros.
 
 
 @pytest.mark.parametrize(("batch_size", "num_shards"), [(0, 1), (6, 4), (-4, 2)])

@@ -13,7 +13,7 @@ from jaxprs import equations
 from tiny import random_data, tiny_config, tiny_models
 
 from alite_jax.data.pipeline import TrainBatches
-from alite_jax.training.loop import create_networks
+from alite_jax.jobs.train import create_networks
 from alite_jax.training.optimizer import create_optimizer
 from alite_jax.training.state import create_state
 from alite_jax.training.step import AXIS, JointStep, make_eval_step

@@ -18,8 +18,8 @@ from runs import (
 )
 
 from alite_jax.errors import ConfigError
-from alite_jax.training import processes
-from alite_jax.training.metrics import read_metrics
+from alite_jax.runs import processes
+from alite_jax.runs.metrics import read_metrics
 
 pytestmark = pytest.mark.usefixtures("models")
 

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 from tiny import SETTINGS, run_command
 
-from alite_jax.training.profile import profile_config
+from alite_jax.jobs.profile import profile_config
 
 pytestmark = pytest.mark.usefixtures("models")
 

@@ -27,14 +27,13 @@ from tiny import TwoLayers, assert_same
 
 from alite_jax.data.pipeline import TrainBatches
 from alite_jax.errors import ConfigError
+from alite_jax.runs import parallel
 from alite_jax.sparsity.methods import METHODS
-from alite_jax.training import parallel
 from alite_jax.training.rewire import (
     check_rewiring_steps,
     make_rewire_step,
     rewiring_steps,
 )
-from alite_jax.training.step import JointStep
 
 # Two rewirings of RigL, after steps 3 and 6 of 12, and none between 9 and 12.
 RIGL = {
@@ -61,6 +60,27 @@ def teacher() -> Any:
     return model, jax.device_get(init())
 
 
+@pytest.fixture(scope="module")
+def programs() -> dict[str, Callable[..., Any]]:
+    """Those of a training that no method of pruning changes."""
+    return {}
+
+
+@pytest.fixture
+def run(
+    programs: dict[str, Callable[..., Any]], monkeypatch: pytest.MonkeyPatch
+) -> Callable[[Path, Any], Any]:
+    """Trains; compiles the change of the masks once a test, all else once."""
+    spread, own = parallel.spread, {}
+
+    def look_up(step: Callable[..., Any], **options: Any) -> Callable[..., Any]:
+        known = own if step.__name__ == "rewire_step" else programs
+        return known.setdefault(step.__name__, spread(step, **options))
+
+    monkeypatch.setattr(parallel, "spread", look_up)
+    return functools.partial(train, teacher=teacher(), alpha=0.5)
+
+
 def noisy_state(folder: Path, config: Any) -> Any:
     """A state whose momentum and step are those of a training under way."""
     state = jax.device_get(jax.jit(make_create(folder, config))())
@@ -74,6 +94,7 @@ def noisy_state(folder: Path, config: Any) -> Any:
 def test_rigl_grows_by_the_gradient_and_forgets_the_momentum_of_what_came(
     tmp_path: Path,
 ) -> None:
+    """By the gradient at the views, alpha and temperature of the step just taken."""
     config = make_config(**RIGL)
     state = noisy_state(tmp_path, config)
     rng = np.random.default_rng(1)
@@ -81,9 +102,11 @@ def test_rigl_grows_by_the_gradient_and_forgets_the_momentum_of_what_came(
         lambda a: np.float32(rng.normal(size=a.shape)), state.params
     )
     steps = rewiring_steps(config, steps_per_epoch=4)
-    step = make_rewire_step(
-        config, steps, jax.random.key(0), lambda state, given: (given, {}, {})
-    )
+
+    def at_step_2(state: Any, given: Any) -> Any:  # The third one, counted from 0.
+        return jax.tree.map(lambda leaf: leaf * (state.step == 2), given)
+
+    step = make_rewire_step(config, steps, jax.random.key(0), at_step_2)
     after = jax.jit(step)(state, gradients)
     rate = 0.15 * (1 + np.cos(np.pi * 3 / (12 * 0.6)))
     trees = (state.params, gradients, state.masks)
@@ -119,25 +142,6 @@ def test_set_forgets_the_momentum_of_what_came(tmp_path: Path) -> None:
         np.testing.assert_array_equal(found, np.where(came, 0, before))
 
 
-def test_rigl_looks_at_the_step_that_was_taken(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """At its views, alpha and temperature, not at those of the step that comes next."""
-    seen: list[Any] = []
-    gradients = JointStep.gradients
-
-    def watched(joint: Any, state: Any, *inputs: Any) -> Any:
-        jax.debug.callback(lambda step: seen.append(int(step)), state.step)
-        return gradients(joint, state, *inputs)
-
-    monkeypatch.setattr(JointStep, "gradients", watched)
-    train(tmp_path, make_config(**RIGL))
-    jax.effects_barrier()
-    # Steps are counted from 0, and each of the two devices tells: all twelve in their
-    # turn, and those after which masks changed once more.
-    assert sorted(seen) == sorted(2 * [*range(12), 2, 5])
-
-
 @pytest.mark.parametrize("method", ["sparse_momentum", "gradual"])
 def test_others_leave_the_optimizer_as_it_is(tmp_path: Path, method: str) -> None:
     config = make_config(pruning__method=method)
@@ -166,33 +170,21 @@ def rewired(saved: dict[int, Any]) -> list[int]:
     ]
 
 
-@pytest.fixture
-def shared_programs(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Compiles each step once for all runs of a test."""
-    spread, programs = parallel.spread, {}
-
-    def look_up(step: Callable[..., Any], **options: Any) -> Callable[..., Any]:
-        return programs.setdefault(step.__name__, spread(step, **options))
-
-    monkeypatch.setattr(parallel, "spread", look_up)
-
-
 @pytest.mark.parametrize("changes", [RIGL, GRADUAL], ids=["rigl", "gradual"])
-@pytest.mark.usefixtures("shared_programs")
 def test_a_resumed_run_ends_as_if_it_had_never_stopped(
+    run: Callable[[Path, Any], Any],
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
     changes: dict[str, Any],
 ) -> None:
     """Stopped in the third epoch; its last checkpoint is after a change of masks."""
     config = make_config(**changes)
-    model = teacher()
-    train(tmp_path / "whole", config, teacher=model, alpha=0.5)
+    run(tmp_path / "whole", config)
     with monkeypatch.context() as patch:
         patch.setattr(TrainBatches, "batch", failing(TrainBatches.batch, 7))
         with pytest.raises(Stop):
-            train(tmp_path / "parts", config, teacher=model, alpha=0.5)
-    train(tmp_path / "parts", config, teacher=model, alpha=0.5)
+            run(tmp_path / "parts", config)
+    run(tmp_path / "parts", config)
     whole, parts = (states(tmp_path / name, config) for name in ("whole", "parts"))
     assert_same(parts, whole)
     assert records(tmp_path / "parts") == records(tmp_path / "whole")
@@ -200,9 +192,11 @@ def test_a_resumed_run_ends_as_if_it_had_never_stopped(
     assert rewired(whole) == ([3, 6] if changes is RIGL else [3, 6, 9])
 
 
-def test_gradual_pruning_records_the_density_of_each_step(tmp_path: Path) -> None:
+def test_gradual_pruning_records_the_density_of_each_step(
+    run: Callable[[Path, Any], Any], tmp_path: Path
+) -> None:
     config = make_config(**GRADUAL)
-    train(tmp_path, config)
+    run(tmp_path, config)
     sizes = np.array([64 * 16, 16 * 10])  # hidden, classifier
     final = round(0.25 * sizes.sum())
     after = [final + (1 - k / 3) ** 3 * (sizes.sum() - final) for k in range(4)]

@@ -94,7 +94,7 @@ def test_layers_of_many_sizes_are_laid_out_and_taken_out_again():
         layout.sums(matrix), [layer.sum() for layer in layers]
     )
     values = jnp.arange(len(SIZES))
-    np.testing.assert_array_equal(layout.spread(values)[:, 0], layout.layer_of_row)
+    np.testing.assert_array_equal(layout.per_row(values)[:, 0], layout.layer_of_row)
 
 
 @pytest.mark.parametrize("seed", range(5))

@@ -13,32 +13,51 @@ from tiny import assert_same, tiny_config
 
 import alite_jax
 from alite_jax.errors import CheckpointError, ConfigError
-from alite_jax.sparsity.masks import magnitude_masks
-from alite_jax.training import fit as fit_module
-from alite_jax.training import loop
-from alite_jax.training.metrics import read_metrics
+from alite_jax.jobs import train as train_job
+from alite_jax.runs import fit as fit_module
+from alite_jax.runs.metrics import read_metrics
+from alite_jax.sparsity.masks import count_parameters, magnitude_masks
 
 pytestmark = pytest.mark.usefixtures("models")
 
 
 @pytest.fixture(scope="module")
-def finished(models: None, tmp_path_factory: pytest.TempPathFactory) -> Any:
+def finished(
+    models: None,
+    taught_run: Path,
+    finished_run: Path,
+    tmp_path_factory: pytest.TempPathFactory,
+) -> Path:
     """The folders of a teacher alone and of two students, dense and sparse."""
     folder = tmp_path_factory.mktemp("start")
-    loop.train_teacher(tiny_config(), folder / "teacher")
+    shutil.copytree(taught_run, folder / "teacher")
+    shutil.copytree(finished_run, folder / "sparse")
     changes = {"student.density": 1.0, "teacher.workdir": str(folder / "teacher")}
     alite_jax.train(tiny_config(changes), folder / "dense")
-    # The folder of a teacher goes on with its student.
-    shutil.copytree(folder / "teacher", folder / "sparse")
-    alite_jax.train(tiny_config(), folder / "sparse")
     return folder
 
 
 def student(folder: Path, **changes: Any) -> Any:
     """The student's stored parameters, statistics and masks."""
     config = tiny_config(changes)
-    data = loop.load_data(config)
-    return loop.create_networks(config, data, folder)[1].restore(data.image_shape)
+    data = train_job.load_data(config)
+    return train_job.create_networks(config, data, folder)[1].restore(data.image_shape)
+
+
+def begun(config: Any, folder: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
+    """What is in the network of a run before its first step."""
+    trees = []
+
+    def watch(tree: Any) -> Any:
+        trees.append(tree)
+        raise Stop
+
+    with monkeypatch.context() as patch:
+        patch.setattr(fit_module.parallel, "replicate", watch)
+        with pytest.raises(Stop):
+            alite_jax.train(config, folder)
+    (state,) = trees
+    return state
 
 
 def test_a_teacher_alone(finished: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -49,7 +68,7 @@ def test_a_teacher_alone(finished: Path, capsys: pytest.CaptureFixture[str]) -> 
     }
     assert {line["phase"] for line in read_metrics(folder)} == {"teacher"}
     assert not (folder / "checkpoints").exists()
-    assert loop.train_teacher(tiny_config(), folder) == summary
+    assert train_job.train_teacher(tiny_config(), folder) == summary
 
 
 def test_the_folder_of_a_teacher_goes_on_with_its_student(finished: Path) -> None:
@@ -66,7 +85,7 @@ def test_the_folder_of_a_teacher_goes_on_with_its_student(finished: Path) -> Non
 def test_a_teacher_that_is_given_is_not_trained(finished: Path, tmp_path: Path) -> None:
     changes = {"teacher.workdir": str(finished / "teacher")}
     with pytest.raises(ConfigError, match="whose teacher needs no training"):
-        loop.train_teacher(tiny_config(changes), tmp_path)
+        train_job.train_teacher(tiny_config(changes), tmp_path)
 
 
 def test_layer_densities_are_recorded_after_each_epoch(finished: Path) -> None:
@@ -94,23 +113,14 @@ def test_a_student_starts_from_the_weights_of_another(
     start: str,
     method: str,
 ) -> None:
-    """What is in the network before its first step, pruned to the largest weights."""
+    """Pruned to the largest weights."""
     changes = {
         "teacher.workdir": str(finished / "teacher"),
         "student.init_workdir": str(finished / start),
         "student.density": 0.25,
         "pruning.method": method,
     }
-    begun = []
-
-    def watch(tree: Any) -> Any:
-        begun.append(tree)
-        raise Stop
-
-    monkeypatch.setattr(fit_module.parallel, "replicate", watch)
-    with pytest.raises(Stop):
-        alite_jax.train(tiny_config(changes), tmp_path)
-    (state,) = begun
+    state = begun(tiny_config(changes), tmp_path, monkeypatch)
     before = student(
         finished / start, **{"student.density": 1 if start == "dense" else 0.25}
     )
@@ -122,9 +132,13 @@ def test_a_student_starts_from_the_weights_of_another(
     assert state.step == 0
 
 
-def test_a_resumed_run_does_not_need_its_start(
+def test_a_resumed_run_needs_neither_its_start_nor_other_widths(
     finished: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    """Widths that lie in its folder are those of a run that never began."""
+    folder = tmp_path / "run"
+    folder.mkdir()
+    (folder / "widths.json").write_text("[[1, 1, 1, 2, 1]]\n")
     shutil.copytree(finished / "dense", tmp_path / "start")
     changes = {
         "teacher.workdir": str(finished / "teacher"),
@@ -132,77 +146,53 @@ def test_a_resumed_run_does_not_need_its_start(
         "pruning.method": "gradual",
     }
     config = tiny_config(changes)
-    writer = loop.MetricWriter
+    writer = train_job.MetricWriter
     with monkeypatch.context() as patch:
         patch.setattr(writer, "write", failing(writer.write, 8))
         with pytest.raises(Stop):
-            alite_jax.train(config, tmp_path / "run")
+            alite_jax.train(config, folder)
     shutil.rmtree(tmp_path / "start")
-    summary = alite_jax.train(config, tmp_path / "run")
+    summary = alite_jax.train(config, folder)
     assert summary["student"]["density"] == pytest.approx(0.25, abs=1e-3)
-    assert alite_jax.evaluate(config, tmp_path / "run")["student"] == summary["student"]
+    dense = json.loads((finished / "dense" / "summary.json").read_text())
+    assert summary["student"]["parameters"] == dense["student"]["parameters"]
+    assert alite_jax.evaluate(config, folder)["student"] == summary["student"]
+    (folder / "widths.json").write_text("[[1,")
+    with pytest.raises(CheckpointError, match="widths.json is damaged"):
+        alite_jax.evaluate(config, folder)
 
 
-def test_a_compacted_student_is_trained_on(finished: Path, tmp_path: Path) -> None:
+def test_a_compacted_student_is_trained_on(
+    finished: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Twice in a row, and evaluated without the run that it came from."""
+    taught = {"teacher.workdir": str(finished / "teacher"), "student.epochs": 1}
     pruned = {
-        "teacher.workdir": str(finished / "teacher"),
         "pruning.structure": "channels",
         "pruning.macs": 0.7,
-        "pruning.every_steps": 2,
+        "pruning.every_steps": 1,
         "student.density": 1.0,
     }
-    first = alite_jax.train(tiny_config(pruned), tmp_path / "pruned")
-    config = tiny_config(
-        {
-            "teacher.workdir": str(finished / "teacher"),
-            "student.init_workdir": str(tmp_path / "pruned"),
-            "student.init_compact": True,
-            "student.density": 1.0,
-            "student.epochs": 1,
-        }
-    )
+    first = alite_jax.train(tiny_config(taught | pruned), tmp_path / "pruned")
+    start = {
+        "student.init_workdir": str(tmp_path / "pruned"),
+        "student.init_compact": True,
+        "student.density": 1.0,
+    }
+    config = tiny_config(taught | start)
     summary = alite_jax.train(config, tmp_path / "on")
     assert summary["student"]["macs"] <= 0.72 * first["student"]["macs"]
     assert summary["student"]["parameters"] < first["student"]["parameters"]
     shutil.rmtree(tmp_path / "pruned")
     found = alite_jax.evaluate(config, tmp_path / "on")
     assert found["student"] == summary["student"]
-    again = tiny_config(
-        {
-            "teacher.workdir": str(finished / "teacher"),
-            "student.init_workdir": str(tmp_path / "on"),
-            "student.density": 0.25,
-            "student.epochs": 1,
-            "pruning.method": "static",
-        }
-    )
-    last = alite_jax.train(again, tmp_path / "again")
-    assert last["student"]["parameters"] == summary["student"]["parameters"]
-
-
-def test_widths_of_a_run_that_never_began_are_forgotten(
-    finished: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """Another start in the same folder, which is resumed, is not cut by them."""
-    (tmp_path / "widths.json").write_text("[[1, 1, 1, 2, 1]]\n")
-    config = tiny_config(
-        {
-            "teacher.workdir": str(finished / "teacher"),
-            "student.init_workdir": str(finished / "dense"),
-        }
-    )
-    writer = loop.MetricWriter
-    with monkeypatch.context() as patch:
-        patch.setattr(writer, "write", failing(writer.write, 8))
-        with pytest.raises(Stop):
-            alite_jax.train(config, tmp_path)
-    summary = alite_jax.train(config, tmp_path)
-    dense = json.loads((finished / "dense" / "summary.json").read_text())
-    assert summary["student"]["parameters"] == dense["student"]["parameters"]
-    (tmp_path / "widths.json").write_text("[[1,")
-    with pytest.raises(CheckpointError, match="widths.json is damaged"):
-        alite_jax.evaluate(config, tmp_path)
+    again = {
+        "student.init_workdir": str(tmp_path / "on"),
+        "student.density": 0.25,
+        "pruning.method": "static",
+    }
+    state = begun(tiny_config(taught | again), tmp_path / "again", monkeypatch)
+    assert count_parameters(state.params) == summary["student"]["parameters"]
 
 
 @pytest.mark.parametrize(

@@ -191,7 +191,7 @@ def test_the_stem_follows_the_border_and_the_dtype():
     model = create_model(
         "resnet26", num_classes=3, stem="attention", border="mask", dtype=jnp.bfloat16
     )
-    assert model.stem.keywords == {"border": "mask", "embedding_scale": 1.0}
+    assert model.stem.keywords == {"border": "mask"}
     images = jax.ShapeDtypeStruct((1, 8, 8, 1), jnp.float32)
     logits, variables = jax.eval_shape(
         functools.partial(model.init_with_output, train=False),

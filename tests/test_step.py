@@ -15,9 +15,9 @@ from tiny import TwoLayers, assert_same, random_split
 import alite_jax
 from alite_jax.data.pipeline import TrainBatches
 from alite_jax.data.specs import DATASETS
+from alite_jax.runs import parallel
 from alite_jax.sparsity.masks import count_nonzero, init_masks
 from alite_jax.sparsity.schedules import RewiringSteps
-from alite_jax.training import parallel
 from alite_jax.training.optimizer import create_optimizer
 from alite_jax.training.rewire import make_rewire_step
 from alite_jax.training.state import create_state

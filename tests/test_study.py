@@ -9,17 +9,31 @@ from typing import Any
 
 import pytest
 from fitting import Stop, failing
-from tiny import TINY, run_command
+from tiny import SETTINGS, TINY, run_command
 
 import alite_jax
-from alite_jax.config_files import config_directory, load_config_file
+from alite_jax.config.files import config_directory, load_config_file, study_names
 from alite_jax.errors import CheckpointError, ConfigError, TrainingError
-from alite_jax.study import run as run_module
-from alite_jax.study.declaration import Row, study_names, study_runs
-from alite_jax.study.record import make_record, read_record
-from alite_jax.training.metrics import read_metrics
+from alite_jax.jobs import study as study_job
+from alite_jax.runs.metrics import read_metrics
+from alite_jax.study.declaration import Row, study_runs
+from alite_jax.study.record import make_record, read_record, record_file
 
 pytestmark = pytest.mark.usefixtures("models")
+
+# Teacher and `joint` compile to the programs of `finished_run`, most of `again` too.
+STUDY = dataclasses.replace(
+    TINY,
+    overrides=SETTINGS,
+    rows={
+        "joint": Row("sparse"),
+        "again": Row(
+            "sparse later",
+            {"pruning.method": "gradual", "student.epochs": 2},
+            start_from="joint",
+        ),
+    },
+)
 
 
 @pytest.fixture(scope="module")
@@ -27,14 +41,14 @@ def finished(models: None, tmp_path_factory: pytest.TempPathFactory) -> Any:
     """The folder of a study that was stopped on its way; what it returned."""
     folder = tmp_path_factory.mktemp("study")
     with pytest.MonkeyPatch.context() as patch:
-        # When `dense` is trained, but not published yet.
-        patch.setattr(run_module, "make_record", failing(make_record, 1))
+        # When `joint` is trained, but not published yet.
+        patch.setattr(study_job, "make_record", failing(make_record, 1))
         with pytest.raises(Stop):
-            alite_jax.run_study(TINY, folder / "work", folder / "out")
+            alite_jax.run_study(STUDY, folder / "work", folder / "out")
     kept = (folder / "work/teacher/seed0/metrics.jsonl").read_bytes()
     assert published(folder / "out") == ["teacher/seed0.json"]
-    assert "Not run yet: dense, again." in (folder / "out/README.md").read_text()
-    found = alite_jax.run_study(TINY, folder / "work", folder / "out")
+    assert "Not run yet: joint, again." in (folder / "out/README.md").read_text()
+    found = alite_jax.run_study(STUDY, folder / "work", folder / "out")
     assert (folder / "work/teacher/seed0/metrics.jsonl").read_bytes() == kept
     return folder, found
 
@@ -53,9 +67,9 @@ def without(calls: str) -> Any:
 def test_a_study_resumes_and_publishes_every_run(finished: Any) -> None:
     folder, found = finished
     assert published(folder / "out") == [
-        *("again/seed0.json", "dense/seed0.json", "teacher/seed0.json"),
+        *("again/seed0.json", "joint/seed0.json", "teacher/seed0.json"),
     ]
-    assert list(found) == ["teacher", "dense", "again"]
+    assert list(found) == ["teacher", "joint", "again"]
     for name, records in found.items():
         stored = json.loads((folder / "out" / name / "seed0.json").read_text())
         assert [stored] == json.loads(json.dumps(records))
@@ -90,11 +104,11 @@ def test_curves_are_means_over_epochs(finished: Any) -> None:
     assert curves["eval_accuracy"][-1] == record["summary"]["student"]["accuracy"]
     assert curves["density"] == pytest.approx([1.0, 0.25], abs=1e-3)
     assert record["layers"]["stem"] == [0.25, 0.25]  # after its one change
-    assert found["dense"][0]["layers"] == {}
+    assert found["teacher"][0]["layers"] == {}
     assert set(found["teacher"][0]["curves"]) == {"teacher"}
 
 
-def test_the_page_has_each_row_its_command_and_the_long_road_s_sums(
+def test_the_page_has_each_row_its_command_and_the_sequential_sums(
     finished: Any,
 ) -> None:
     page = (finished[0] / "out/README.md").read_text()
@@ -103,11 +117,11 @@ def test_the_page_has_each_row_its_command_and_the_long_road_s_sums(
         for line in page.splitlines()
         if len(cells := [cell.strip() for cell in line.split("|")]) == 12
     }
-    assert rows["again"][3] == "2 + 2"
+    assert rows["again"][3] == "3 + 2"
     assert re.fullmatch(r"\d+ \+ \d+", rows["again"][10])
-    assert rows["dense"][2:4] == ["0", "2"]
-    for name in TINY.rows:
-        assert f"`{TINY.command} --rows={name}`" in page
+    assert rows["joint"][2:4] == ["0", "3"]
+    for name in STUDY.rows:
+        assert f"`{STUDY.command} --rows={name}`" in page
     assert "Not run yet" not in page
 
 
@@ -120,9 +134,10 @@ def test_finished_runs_are_not_trained_again_and_a_torn_result_is_mended(
     path.write_text(whole[:100])
     # Not by a run that does not make it anew.
     with pytest.raises(ConfigError, match="again/seed0.json is no record of a run"):
-        alite_jax.run_study(TINY, folder / "work", folder / "out", rows=["dense"])
-    monkeypatch.setattr("alite_jax.training.loop.fit", without("fit"))
-    again = alite_jax.run_study(TINY, folder / "work", folder / "out", rows=["again"])
+        alite_jax.run_study(STUDY, folder / "work", folder / "out", rows=["joint"])
+    monkeypatch.setattr("alite_jax.jobs.train.fit", without("fit"))
+    monkeypatch.setattr("alite_jax.pages.study_plots.study_plots", lambda rows: {})
+    again = alite_jax.run_study(STUDY, folder / "work", folder / "out", rows=["again"])
     assert path.read_text() == whole
     assert json.dumps(again) == json.dumps(found)
 
@@ -130,10 +145,10 @@ def test_finished_runs_are_not_trained_again_and_a_torn_result_is_mended(
 def test_a_result_of_other_settings_is_refused(finished: Any, tmp_path: Path) -> None:
     folder = finished[0]
     changed = dataclasses.replace(
-        TINY, rows={**TINY.rows, "again": Row("denser", "student.density=0.5")}
+        STUDY, rows={**STUDY.rows, "again": Row("denser", "student.density=0.5")}
     )
     with pytest.raises(ConfigError) as caught:
-        alite_jax.run_study(changed, tmp_path, folder / "out", rows=["dense"])
+        alite_jax.run_study(changed, tmp_path, folder / "out", rows=["joint"])
     message = str(caught.value)
     assert "student.density (was 0.25, is 0.5)" in message
     assert "pruning.method (was 'gradual', is 'sparse_momentum')" in message
@@ -143,16 +158,16 @@ def test_a_result_of_other_settings_is_refused(finished: Any, tmp_path: Path) ->
 
 def test_an_export_is_part_of_the_record(finished: Any) -> None:
     folder, found = finished
-    run = next(run for run in study_runs(TINY, folder / "work") if run.row == "dense")
+    run = study_runs(STUDY, folder / "work")[1]
     card = run.folder / "export" / "card.json"
     card.parent.mkdir()
     card.write_text('{"accuracy": 0.5}')
-    assert make_record(run) == found["dense"][0] | {"export": {"accuracy": 0.5}}
+    assert make_record(run) == found["joint"][0] | {"export": {"accuracy": 0.5}}
     card.write_text("{")
     with pytest.raises(CheckpointError, match=r"card.json is not .* run --job=export"):
         make_record(run)
     shutil.rmtree(card.parent)
-    assert make_record(run) == found["dense"][0]
+    assert make_record(run) == found["joint"][0]
 
 
 def test_a_run_without_a_result_has_no_record(tmp_path: Path) -> None:
@@ -175,9 +190,9 @@ def calls(monkeypatch: pytest.MonkeyPatch) -> list[str]:
             raise TrainingError("the loss is nan at step 3")
 
     for name in ("train", "train_teacher"):
-        monkeypatch.setattr(run_module, name, pretend)
+        monkeypatch.setattr(study_job, name, pretend)
     for name in ("make_record", "write_record", "publish", "_results"):
-        monkeypatch.setattr(run_module, name, lambda *arguments: [])
+        monkeypatch.setattr(study_job, name, lambda *arguments: [])
     return made
 
 
@@ -243,21 +258,56 @@ def test_seeds_are_not_overrides(tmp_path: Path) -> None:
         study_runs(dataclasses.replace(TINY, overrides="seed=3"), tmp_path)
 
 
-@pytest.mark.parametrize("name", study_names())
+EPOCHS = ("3,6", "6,6", "6,12", "30,30")
+STUDIES = [
+    *("cifar100_cpu.py", "cifar10_cpu.py", "digits.py", "tiny_imagenet_cpu.py"),
+    *(f"epochs_cifar10_cpu.py:{epochs}" for epochs in ("3,6", "6,6", "6,12", "30,30")),
+    *("recipe_cifar10_cpu.py", "recipe_cifar10_cpu.py:combined"),
+]
+
+
+def test_these_are_all_studies_of_the_project() -> None:
+    assert study_names() == sorted({name.partition(".py")[0] for name in STUDIES})
+
+
+@pytest.mark.parametrize("name", STUDIES)
 def test_the_studies_of_the_project(name: str) -> None:
-    study = alite_jax.get_study(f"configs/studies/{name}.py", ["student.width=8"])
-    assert study.name == name
-    assert study.command == (
-        f"python launch.py --job=study --study=configs/studies/{name}.py"
-        " --config.student.width=8"
-    )
-    assert len(study_runs(study, Path("runs"))) > len(study.rows)
-    module = load_config_file(config_directory() / f"studies/{name}.py")
-    command = f"python launch.py --job=study --study=configs/studies/{name}.py"
-    assert command in str(module.__doc__)
+    """Their results, too: what is published is what the row is declared to be now."""
+    study = alite_jax.get_study(f"configs/studies/{name}", ["student.width=16"])
+    assert study.name == re.sub(r"\W+", "_", name.replace(".py", ""))
+    command = f"python launch.py --job=study --study=configs/studies/{name}"
+    assert study.command == f"{command} --config.student.width=16"
+    runs = study_runs(study, Path("runs"))
+    assert len(runs) > len(study.rows)
+    path = config_directory() / "studies" / name.partition(":")[0]
+    assert command.partition(":")[0] in str(load_config_file(path).__doc__)
     if name.startswith("recipe"):
-        for run in study_runs(study, Path("runs")):
+        for run in runs:
             assert "test" not in run.config.data.eval_split != ""
+    results = path.parents[2] / "results" / study.name
+    declared = {record_file(results, run): run for run in runs}
+    records = set(results.glob("*/*.json"))
+    assert records <= set(declared)
+    for file in records:
+        assert read_record(file, declared[file])["row"] == declared[file].name
+    page = (results / "README.md").read_text()
+    for row in {declared[file].name for file in records}:
+        assert f"`{command} --rows={row}`" in page
+
+
+@pytest.mark.parametrize(
+    ("name", "message"),
+    [
+        ("digits:6", "takes no argument, found '6'"),
+        ("epochs_cifar10_cpu", "as in epochs_cifar10_cpu:6,12; found '', valid names"),
+        ("epochs_cifar10_cpu:6,13", "found '6,13', did you mean '6,12'"),
+        ("recipe_cifar10_cpu:all", "the one argument is 'combined', found 'all'"),
+        ("gone:6", "unknown study 'gone'"),
+    ],
+)
+def test_a_wrong_argument(name: str, message: str) -> None:
+    with pytest.raises(ConfigError, match=message):
+        alite_jax.get_study(name)
 
 
 @pytest.mark.parametrize(

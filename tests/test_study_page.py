@@ -6,12 +6,12 @@ from typing import Any
 import pytest
 from PIL import Image
 
-from alite_jax.analysis.plot_style import spread
-from alite_jax.analysis.study_exports import best, export_table, front, row_exports
-from alite_jax.analysis.study_page import study_page, study_table
-from alite_jax.analysis.study_plots import study_plots
-from alite_jax.analysis.study_rows import RowResult
 from alite_jax.errors import ConfigError
+from alite_jax.pages.plot_style import space_out
+from alite_jax.pages.study_exports import best, export_table, front, row_exports
+from alite_jax.pages.study_page import study_page, study_table
+from alite_jax.pages.study_plots import study_plots
+from alite_jax.pages.study_rows import RowResult
 
 
 def make_record(
@@ -126,10 +126,10 @@ def test_a_plot_without_anything_to_show_is_left_out() -> None:
 
 
 def test_labels_are_moved_apart() -> None:
-    assert spread([1.0, 1.0, 5.0], 1.0, 0.0, 9.0) == [1.0, 2.0, 5.0]
-    assert spread([8.5, 9.0, 9.0], 1.0, 0.0, 9.0) == [7.0, 8.0, 9.0]
-    assert spread([-3.0], 1.0, 0.0, 9.0) == [0.0]
-    assert spread([], 1.0, 0.0, 9.0) == []
+    assert space_out([1.0, 1.0, 5.0], 1.0, 0.0, 9.0) == [1.0, 2.0, 5.0]
+    assert space_out([8.5, 9.0, 9.0], 1.0, 0.0, 9.0) == [7.0, 8.0, 9.0]
+    assert space_out([-3.0], 1.0, 0.0, 9.0) == [0.0]
+    assert space_out([], 1.0, 0.0, 9.0) == []
 
 
 def test_a_row_needs_records() -> None:

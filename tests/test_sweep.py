@@ -12,9 +12,9 @@ from tiny import run_command, tiny_config
 import alite_jax
 from alite_jax.config import describe_difference
 from alite_jax.errors import ConfigError, TrainingError
-from alite_jax.study import sweep as sweep_module
-from alite_jax.study.sweep import sweep_points, sweep_table
-from alite_jax.training.run_folder import claim
+from alite_jax.jobs import sweep as sweep_job
+from alite_jax.jobs.sweep import sweep_points, sweep_table
+from alite_jax.runs.folder import claim
 
 pytestmark = pytest.mark.usefixtures("models")
 
@@ -119,8 +119,8 @@ def trained(monkeypatch: pytest.MonkeyPatch) -> list[tuple[str, Any, str]]:
         made.append(("teacher", config, str(folder)))
         claim(folder, config)
 
-    monkeypatch.setattr(sweep_module, "train", train)
-    monkeypatch.setattr(sweep_module, "train_teacher", train_teacher)
+    monkeypatch.setattr(sweep_job, "train", train)
+    monkeypatch.setattr(sweep_job, "train_teacher", train_teacher)
     return made
 
 
@@ -131,10 +131,11 @@ def test_teachers_are_shared_by_what_makes_them(
     alite_jax.sweep(tiny_config(), grid, tmp_path)
     made = [(Path(f).name, config) for what, config, f in trained if what == "teacher"]
     assert all(config.distillation.alpha == 0.9 for _, config in made)
-    teachers = [name for name, _ in made]
-    assert teachers == ["teacher0", "teacher0", "teacher1", "teacher1"]
+    assert [name for name, _ in made] == ["teacher0", "teacher1"]
     given = [config.teacher.workdir for what, config, _ in trained if what == "train"]
-    assert [Path(folder).name for folder in given] == teachers
+    assert [Path(folder).name for folder in given] == [
+        *("teacher0", "teacher0", "teacher1", "teacher1"),
+    ]
 
 
 def test_a_teacher_is_found_again_whatever_run_comes_first(
@@ -165,6 +166,10 @@ def test_shards_are_the_whole_and_write_apart(
         for index in range(3)
     ]
     assert [len(table) for table in tables] == [2, 2, 1]
+    empty = alite_jax.sweep(
+        tiny_config(), {"student.width": [8]}, tmp_path, shard="1/2"
+    )
+    assert empty == [] and sweep_table(empty).startswith("accuracy ")
 
 
 def test_a_failed_run_leaves_the_others(
@@ -192,6 +197,32 @@ def test_a_failed_run_leaves_the_others(
     # As seen from the file, which may be moved with them.
     assert table[2]["workdir"] == "density=0.25,step_epochs=_1,_2_"
     assert f"{tmp_path}/density=0.25,step_epochs=_1,_2_" in lines[3]
+
+
+def test_a_teacher_that_fails_is_told_by_the_runs_that_need_it(
+    trained: list[tuple[str, Any, str]],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    def train_teacher(config: Any, folder: Path) -> None:
+        if config.seed == 0:
+            raise TrainingError("teacher: the loss is nan")
+
+    monkeypatch.setattr(sweep_job, "train_teacher", train_teacher)
+    config = tiny_config({"logging.progress": True})
+    grid = {"seed": [0, 1], "student.width": [8, 9]}
+    table = alite_jax.sweep(config, grid, tmp_path)
+    assert [row.get("error") for row in table] == [
+        *("teacher: the loss is nan", "teacher: the loss is nan", None, None),
+    ]
+    assert [config.seed for _, config, _ in trained] == [1, 1]
+    assert capsys.readouterr().err.splitlines() == [
+        "sweep, run 1 of 6: teacher0, seed 0",
+        "sweep, run 4 of 6: teacher1, seed 1",
+        "sweep, run 5 of 6: seed=1,width=8, seed 1",
+        "sweep, run 6 of 6: seed=1,width=9, seed 1",
+    ]
 
 
 @pytest.mark.slow

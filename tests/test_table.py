@@ -1,9 +1,9 @@
-"""The comparison table, letter by letter."""
+"""Teacher beside student, letter by letter."""
 
 import copy
 from typing import Any
 
-from alite_jax.analysis.table import comparison_table
+from alite_jax.pages.table import card_rows, comparison_table
 
 SUMMARY: dict[str, Any] = {
     "dataset": "cifar10",
@@ -24,10 +24,7 @@ SUMMARY: dict[str, Any] = {
         "nonzero_macs": 33_123_456,
         "density": 0.05,
     },
-    "ratios": {"parameters": 51.4917, "macs": 2.1576, "nonzero_macs": 39.3888},
-    "accuracy_drop": 0.41,
     "seconds": {"teacher": 61.23, "student": 1120.4},
-    "config": {},
 }
 
 TABLE = """\
@@ -53,10 +50,29 @@ def test_table_is_aligned_and_fits_a_terminal() -> None:
 
 def test_a_larger_and_better_student() -> None:
     summary = copy.deepcopy(SUMMARY)
-    summary["accuracy_drop"] = -1.5
-    summary["ratios"]["macs"] = 0.5
+    summary["student"] |= {"accuracy": 0.9662, "macs": 2 * 1_304_694_794}
     summary["seconds"] = {}
     table = comparison_table(summary)
     assert "+1.50 points" in table
     assert "2.0x larger" in table
     assert table.endswith("39.4x smaller")
+
+
+def test_an_export_beside_its_teacher() -> None:
+    teacher = SUMMARY["teacher"] | {"nonzero_macs": 1_304_694_794, "bytes": 94_000_000}
+    card = SUMMARY["student"] | {
+        "teacher": teacher,
+        "bytes": {"header": 1_000, "weights": 399_000, "program": 7},
+        "milliseconds": {
+            "teacher": {"1": 3.0, "64": 150.0},
+            "student": {"1": 4.5, "64": 50.0},
+        },
+    }
+    rows = card_rows(card)
+    of_networks = [line.split("  ") for line in TABLE.splitlines()[5:10]]
+    assert rows[:5] == [[c.strip() for c in cells if c] for cells in of_networks]
+    assert rows[5:] == [
+        ["bytes of the weights", "94,000,000", "400,000", "235.0x smaller"],
+        ["milliseconds, batch of 1", "3.00", "4.50", "1.5x slower"],
+        ["milliseconds, batch of 64", "150.00", "50.00", "3.0x faster"],
+    ]

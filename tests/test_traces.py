@@ -10,10 +10,10 @@ import numpy as np
 import pytest
 from fitting import DATA, Stop, failing, make_config, make_network, train
 
-from alite_jax.training import fit as fit_module
-from alite_jax.training import parallel
-from alite_jax.training.evaluation import Evaluator
-from alite_jax.training.metrics import MetricWriter
+from alite_jax.runs import fit as fit_module
+from alite_jax.runs import parallel
+from alite_jax.runs.evaluation import Evaluator
+from alite_jax.runs.metrics import MetricWriter
 
 
 class Counts:

@@ -7,6 +7,7 @@ from typing import Any
 
 # Defines flags of its own, which must be there before flags are saved and restored.
 import array_record.python.array_record_data_source  # noqa: F401
+import chex
 import flax.linen as nn
 import jax
 import numpy as np
@@ -15,13 +16,12 @@ from absl.testing import flagsaver
 from ml_collections import ConfigDict
 
 import alite_jax
-from alite_jax import exporting
-from alite_jax.data.sources import Split
+from alite_jax.data.sources import Data, Split
 from alite_jax.data.specs import DATASETS
-from alite_jax.deploy import export
+from alite_jax.deploy import program
+from alite_jax.jobs import export as export_job
 from alite_jax.models import resnet
 from alite_jax.study.declaration import Row, Study
-from alite_jax.training.evaluation import Data
 from alite_jax.training.step import AXIS
 
 # Four steps an epoch.
@@ -95,8 +95,8 @@ def tiny_models() -> Iterator[None]:
         for name, operator in (("tiny", "conv"), ("tiny_attention", "attention")):
             spec = resnet.ModelSpec(2, (operator,))  # type: ignore[arg-type]
             patch.setitem(resnet.MODELS, name, spec)
-        brief = partial(export.milliseconds, at_least=0.0)
-        patch.setattr(exporting, "milliseconds", brief)
+        brief = partial(program.milliseconds, at_least=0.0)
+        patch.setattr(export_job, "milliseconds", brief)
         yield
 
 
@@ -133,11 +133,5 @@ def random_data() -> Data:
     return Data(DATASETS["digits"], random_split(64), random_split(50, seed=1))
 
 
-def assert_same(found: Any, wanted: Any) -> None:
-    """Checks that two pytrees are equal to the last bit, types of numbers included."""
-    assert jax.tree.structure(found) == jax.tree.structure(wanted)
-    for ours, theirs in zip(
-        jax.tree.leaves(found), jax.tree.leaves(wanted), strict=True
-    ):
-        assert np.asarray(ours).dtype == np.asarray(theirs).dtype
-        np.testing.assert_array_equal(ours, theirs)
+# Two pytrees are equal to the last bit, types of numbers included.
+assert_same = partial(chex.assert_trees_all_equal, strict=True)

@@ -15,7 +15,7 @@ from tiny import TINY, tiny_config, tiny_models
 
 import alite_jax
 from alite_jax.errors import AliteError, StoppedError
-from alite_jax.training.processes import connect
+from alite_jax.runs.processes import connect
 
 CACHE = Path(__file__).resolve().parent.parent / ".cache" / "jax"
 

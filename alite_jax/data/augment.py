@@ -6,6 +6,7 @@ travel to the device as uint8, a quarter of the bytes.
 
 from collections.abc import Sequence
 
+import chex
 import jax
 import jax.numpy as jnp
 from jax.typing import DTypeLike
@@ -17,44 +18,46 @@ def augment(
     *,
     crop_padding: int,
     flip: bool,
-    share: jax.Array | int = 0,
-    num_shares: int = 1,
+    shard: jax.Array | int = 0,
+    num_shards: int = 1,
 ) -> jax.Array:
     """Crops and mirrors each image at random.
 
     Every image is padded with `crop_padding` black pixels on each side and cut back to
     its size at a random place; then one in two is mirrored left to right. An image's
-    view depends on its place in the whole batch, not on the cut into shares.
+    view depends on its place in the whole batch, not on the cut into shards.
 
     Args:
         key: the randomness; the same key gives the same crops and flips.
         images: uint8 [batch, height, width, channels].
         crop_padding: pixels of padding, 0 for no cropping.
         flip: whether to mirror.
-        share: which part of the whole batch the images are, counted from 0.
-        num_shares: equal parts of the whole batch.
+        shard: which part of the whole batch the images are, counted from 0.
+        num_shards: equal parts of the whole batch.
 
     Returns:
         uint8 [batch, height, width, channels].
     """
     images = jnp.asarray(images)
+    chex.assert_rank(images, 4)
+    chex.assert_type(images, jnp.uint8)
     batch, height, width, _ = images.shape
-    whole = batch * num_shares
+    whole = batch * num_shards
     crop_key, flip_key = jax.random.split(key)
 
-    def of_share(drawn: jax.Array) -> jax.Array:
-        return jax.lax.dynamic_slice_in_dim(drawn, share * batch, batch)
+    def of_shard(drawn: jax.Array) -> jax.Array:
+        return jax.lax.dynamic_slice_in_dim(drawn, shard * batch, batch)
 
     rows = jnp.arange(height)[None, :]
     columns = jnp.arange(width)[None, :]
     if flip:
         half = jnp.float32(0.5)
-        mirrored = of_share(jax.random.bernoulli(flip_key, half, (whole, 1)))
+        mirrored = of_shard(jax.random.bernoulli(flip_key, half, (whole, 1)))
         columns = jnp.where(mirrored, columns[:, ::-1], columns)
     if crop_padding:
         most = 2 * crop_padding + 1
         offsets = jax.random.randint(crop_key, (whole, 2), 0, most, jnp.int32)
-        offsets = of_share(offsets)
+        offsets = of_shard(offsets)
         rows = rows + offsets[:, :1]
         columns = columns + offsets[:, 1:]
         pad = (crop_padding, crop_padding)

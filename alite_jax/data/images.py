@@ -168,7 +168,7 @@ def _eight_bits(file: ImageFile.ImageFile, channels: int, place: str) -> Image.I
     """Returns a decoded image, upright and opaque, as 'L' or 'RGB'."""
     if not all(file.size):
         raise ValueError("it has no pixels")
-    _spread_key(file)
+    _widen_key(file)
     file.load()
     turn = _TURNS.get(file.getexif().get(ExifTags.Base.Orientation, 1))
     image = file if turn is None else file.transpose(turn)
@@ -184,12 +184,12 @@ def _eight_bits(file: ImageFile.ImageFile, channels: int, place: str) -> Image.I
     return image.convert(opaque).convert("L" if channels == 1 else "RGB")
 
 
-def _spread_key(file: ImageFile.ImageFile) -> None:
+def _widen_key(file: ImageFile.ImageFile) -> None:
     """Brings the value that a PNG calls transparent into the units of its pixels."""
     if file.format == "PNG" and "transparency" in file.info and file.tile:
-        spread = _KEYS.get(str(file.tile[0].args))
-        if spread is not None:
-            file.info["transparency"] = spread(file.info["transparency"])
+        widen = _KEYS.get(str(file.tile[0].args))
+        if widen is not None:
+            file.info["transparency"] = widen(file.info["transparency"])
 
 
 def _scaled(image: Image.Image, file: ImageFile.ImageFile, place: str) -> Image.Image:

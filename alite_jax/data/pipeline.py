@@ -6,6 +6,7 @@ from collections.abc import Callable, Generator, Iterable, Iterator
 from typing import TypeVar
 
 import numpy as np
+from numpy.typing import ArrayLike
 
 from alite_jax.data.sources import Split
 from alite_jax.errors import ConfigError
@@ -62,17 +63,13 @@ class TrainBatches:
         self._num_shards = num_shards
         self._own_shards = own_shards
         # (epoch, order) of the latest batch: a memory of the pure function, no state.
-        self._latest: tuple[int, np.ndarray] | None = None
+        self._latest = (-1, np.empty(0, np.int32))
 
     def batch(self, step: int) -> Batch:
         """Returns the batch of a step, counted from 0 over all epochs.
 
-        Args:
-            step: the global step, not negative.
-
-        Returns:
-            'image': uint8 [own shards, batch_size / num_shards, height, width,
-            channels]; 'label': int32 [own shards, batch_size / num_shards].
+        It has 'image': uint8 [own shards, batch_size / num_shards, height, width,
+        channels] and 'label': int32 [own shards, batch_size / num_shards].
         """
         epoch, position = divmod(step, self.steps_per_epoch)
         chosen = self.order(epoch)[:, position]
@@ -82,17 +79,12 @@ class TrainBatches:
         }
 
     def order(self, epoch: int) -> np.ndarray:
-        """Returns which examples the batches of an epoch hold.
+        """Returns which examples the batches of an epoch, counted from 0, hold.
 
-        Args:
-            epoch: counted from 0.
-
-        Returns:
-            Indices into the split, int32 [own shards, steps_per_epoch, batch_size /
-            num_shards].
+        They are indices into the split, int32 [own shards, steps_per_epoch, batch_size
+        / num_shards].
         """
-        latest = self._latest
-        if latest is None or latest[0] != epoch:
+        if self._latest[0] != epoch:
             length = self.steps_per_epoch * self._batch_size
             first, skipped = divmod(epoch * length, len(self._split))
             # At most the end of one pass and the beginning of another.
@@ -100,9 +92,8 @@ class TrainBatches:
             order = order[skipped : skipped + length]
             # Shard i holds the i-th contiguous part of each batch.
             order = order.reshape(self.steps_per_epoch, self._num_shards, -1)
-            latest = (epoch, order.swapaxes(0, 1)[self._own_shards])
-            self._latest = latest
-        return latest[1]
+            self._latest = (epoch, order.swapaxes(0, 1)[self._own_shards])
+        return self._latest[1]
 
     def _pass(self, number: int) -> np.ndarray:
         random = np.random.default_rng([self._seed, number])
@@ -119,9 +110,9 @@ def eval_batches(
 
     Args:
         split: the examples.
-        batch_size: examples in a batch, over all shards.
-        num_shards: number of devices that share a batch; divides `batch_size`.
-        own_shards: as for `TrainBatches`.
+        batch_size: as for `TrainBatches`, with all that follows.
+        num_shards: see there.
+        own_shards: see there.
 
     Returns:
         An iterator of batches with 'image': uint8 [own shards, batch_size / num_shards,
@@ -132,20 +123,41 @@ def eval_batches(
         ConfigError: `batch_size` is not a positive multiple of `num_shards`.
     """
     _check_divides("data.eval_batch_size", batch_size, num_shards)
+    weights = np.ones(len(split), np.float32)
+    arrays = {"image": split.images, "label": split.labels, "weight": weights}
 
-    def batches() -> Iterator[Batch]:
-        for start in range(0, len(split), batch_size):
-            images = split.images[start : start + batch_size]
-            missing = batch_size - len(images)
-            batch = {
-                "image": _fill(images, missing),
-                "label": _fill(split.labels[start : start + batch_size], missing),
-                "weight": _fill(np.ones(len(images), np.float32), missing),
-            }
-            shards = _shard(batch, num_shards)
-            yield {name: array[own_shards] for name, array in shards.items()}
+    def own(array: np.ndarray) -> np.ndarray:
+        # Shard i holds the i-th contiguous part of the batch.
+        whole = _filled(array, batch_size)
+        return whole.reshape(num_shards, -1, *array.shape[1:])[own_shards]
 
-    return batches()
+    return (
+        {name: own(array[start : start + batch_size]) for name, array in arrays.items()}
+        for start in range(0, len(split), batch_size)
+    )
+
+
+def in_batches(
+    function: Callable[[np.ndarray], ArrayLike], images: np.ndarray, batch: int = 256
+) -> np.ndarray:
+    """Applies a function to all images, in batches of one shape.
+
+    The last batch is filled up with zeros, so that nothing is compiled for it.
+
+    Args:
+        function: from a batch of images to an array whose first axis is the batch.
+        images: `[n, ...]`, at least one.
+        batch: images in a batch, `n` if there are fewer.
+
+    Returns:
+        The results of the `n` images.
+    """
+    batch = min(batch, len(images))
+    parts = [
+        np.asarray(function(_filled(images[start : start + batch], batch)))
+        for start in range(0, len(images), batch)
+    ]
+    return np.concatenate(parts)[: len(images)]
 
 
 def prefetch(
@@ -160,9 +172,6 @@ def prefetch(
         make: makes the value of a key; called in the order of the keys.
         keys: for example steps, whose values are batches.
         depth: how many values may wait.
-
-    Yields:
-        Each key and its value.
     """
     made: queue.SimpleQueue[tuple[Key, Value] | BaseException | None]
     made = queue.SimpleQueue()
@@ -203,14 +212,7 @@ def _check_divides(field: str, batch_size: int, num_shards: int) -> None:
         )
 
 
-def _fill(array: np.ndarray, missing: int) -> np.ndarray:
-    """Appends `missing` zeros along the first axis."""
+def _filled(array: np.ndarray, length: int) -> np.ndarray:
+    """Appends zeros along the first axis, up to a length."""
+    missing = length - len(array)
     return np.pad(array, [(0, missing)] + [(0, 0)] * (array.ndim - 1))
-
-
-def _shard(batch: Batch, num_shards: int) -> Batch:
-    """Splits the first axis: shard i holds the i-th contiguous part of the batch."""
-    return {
-        name: array.reshape(num_shards, -1, *array.shape[1:])
-        for name, array in batch.items()
-    }

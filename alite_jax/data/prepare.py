@@ -9,6 +9,8 @@ import io
 from collections.abc import Iterator
 from typing import Any
 
+from ml_collections import ConfigDict
+
 from alite_jax.data.prepared import (
     ARCHIVES,
     FILE_FORMAT,
@@ -26,7 +28,7 @@ from alite_jax.errors import DataError
 _DOWNLOAD_RETRIES = 4
 
 
-def prepare(data_config: Any) -> str:
+def prepare(data_config: ConfigDict) -> str:
     """Prepares a data set, or finds that it already is.
 
     `digits` is made from scikit-learn's copy, the CIFARs are downloaded by TFDS or read
@@ -86,7 +88,7 @@ def _builder_class(name: str) -> Any:
     return {"cifar10": cifar.Cifar10, "cifar100": cifar.Cifar100}[name]
 
 
-def _explain(error: Exception, data_config: Any) -> str:
+def _explain(error: Exception, data_config: ConfigDict) -> str:
     """Returns one sentence on why preparing failed and what to do."""
     import requests
     from tensorflow_datasets.core.download import download_manager, util

@@ -16,6 +16,7 @@ from typing import Any
 
 import numpy as np
 from etils import epath
+from ml_collections import ConfigDict
 
 from alite_jax.data.specs import dataset_spec
 from alite_jax.errors import DataError
@@ -31,13 +32,13 @@ ARCHIVES = {
 }
 
 
-def data_dir(data_config: Any) -> pathlib.Path:
+def data_dir(data_config: ConfigDict) -> pathlib.Path:
     """Returns the TFDS data directory: the config's, else TFDS_DATA_DIR, else ~'s."""
     chosen = data_config.data_dir or os.environ.get("TFDS_DATA_DIR")
     return _folder(chosen or "~/tensorflow_datasets")
 
 
-def manual_dir(data_config: Any) -> pathlib.Path:
+def manual_dir(data_config: ConfigDict) -> pathlib.Path:
     """Returns the folder in which archives fetched by hand are looked for."""
     if data_config.manual_dir:
         return _folder(data_config.manual_dir)
@@ -52,7 +53,7 @@ def _folder(text: str) -> pathlib.Path:
     return user_path(text)
 
 
-def prepare_command(data_config: Any) -> str:
+def prepare_command(data_config: ConfigDict) -> str:
     """Returns the command line that prepares the data set of this configuration."""
     command = f"python launch.py --config=configs/{data_config.name}.py --job=prepare"
     for field in ("data_dir", "manual_dir"):
@@ -61,7 +62,7 @@ def prepare_command(data_config: Any) -> str:
     return command
 
 
-def prepared_dir(data_config: Any) -> pathlib.Path | None:
+def prepared_dir(data_config: ConfigDict) -> pathlib.Path | None:
     """Finds the prepared data set.
 
     Args:
@@ -86,7 +87,7 @@ def prepared_dir(data_config: Any) -> pathlib.Path | None:
     return folder
 
 
-def damaged(folder: pathlib.Path, finding: str, data_config: Any) -> DataError:
+def damaged(folder: pathlib.Path, finding: str, data_config: ConfigDict) -> DataError:
     """Returns the error that says of a prepared folder what is wrong with it."""
     return DataError(
         f"the data set in {folder} is incomplete or damaged ({finding}); delete that "
@@ -94,7 +95,7 @@ def damaged(folder: pathlib.Path, finding: str, data_config: Any) -> DataError:
     )
 
 
-def read_builder(folder: pathlib.Path, data_config: Any) -> Any:
+def read_builder(folder: pathlib.Path, data_config: ConfigDict) -> Any:
     """Reads what TFDS has written down about a data set.
 
     Args:

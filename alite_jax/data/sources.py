@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from typing import Any, Literal
 
 import numpy as np
+from ml_collections import ConfigDict
 
 from alite_jax.data.images import area_average, decode_image
 from alite_jax.data.prepare import prepare
@@ -44,7 +45,27 @@ class Split:
         return len(self.labels)
 
 
-def class_names(data_config: Any) -> list[str]:
+@dataclasses.dataclass(frozen=True)
+class Data:
+    """A data set in memory.
+
+    Attributes:
+        spec: what is known about it.
+        train: the examples to train on.
+        evaluation: the examples to evaluate on, all of them used.
+    """
+
+    spec: DatasetSpec
+    train: Split
+    evaluation: Split
+
+    @property
+    def image_shape(self) -> tuple[int, int, int]:
+        """(height, width, channels) as the networks see them."""
+        return self.train.images.shape[1:]
+
+
+def class_names(data_config: ConfigDict) -> list[str]:
     """Returns what the classes of a prepared data set are called, by label.
 
     Raises:
@@ -58,7 +79,7 @@ def class_names(data_config: Any) -> list[str]:
     return names
 
 
-def shared_examples(data_config: Any) -> int:
+def shared_examples(data_config: ConfigDict) -> int:
     """Returns how many examples are both in the training and the evaluation split.
 
     Args:
@@ -84,7 +105,7 @@ def shared_examples(data_config: Any) -> int:
     )
 
 
-def load_split(data_config: Any, split: Literal["train", "eval"]) -> Split:
+def load_split(data_config: ConfigDict, split: Literal["train", "eval"]) -> Split:
     """Reads one split of the configured data set into memory.
 
     `digits` is prepared on the way when it is not there yet; every other data set must
@@ -137,7 +158,7 @@ def _reduction_factor(spec: DatasetSpec, image_size: int) -> int:
     return native // image_size
 
 
-def _find_or_prepare(data_config: Any) -> pathlib.Path:
+def _find_or_prepare(data_config: ConfigDict) -> pathlib.Path:
     folder = prepared_dir(data_config)
     if folder is not None:
         return folder
@@ -153,7 +174,9 @@ def _find_or_prepare(data_config: Any) -> pathlib.Path:
     )
 
 
-def _open(data_config: Any, folder: pathlib.Path, field: str, split_string: str) -> Any:
+def _open(
+    data_config: ConfigDict, folder: pathlib.Path, field: str, split_string: str
+) -> Any:
     """Returns the TFDS data source of a split, its images left encoded."""
     import tensorflow_datasets as tfds
 
@@ -181,7 +204,7 @@ def _open(data_config: Any, folder: pathlib.Path, field: str, split_string: str)
 
 
 def _read_chunks(
-    source: Any, data_config: Any, folder: pathlib.Path
+    source: Any, data_config: ConfigDict, folder: pathlib.Path
 ) -> Iterator[tuple[int, list[dict[str, Any]]]]:
     """Yields the position of the first example and the examples, chunk by chunk."""
     for start in range(0, len(source), _CHUNK):

@@ -10,7 +10,7 @@ Reading needs JAX and NumPy, neither Flax nor a model's source.
 
 import json
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -18,21 +18,20 @@ from typing import Any
 
 import jax
 import numpy as np
+from jax.typing import ArrayLike
 
 from alite_jax.data.images import area_average, read_image
 from alite_jax.deploy.pack import unpack
 from alite_jax.errors import ArtefactError, ConfigError, PackedFileError
 from alite_jax.paths import user_path
 
-GRAPH, WEIGHTS, CARD, CARD_TEXT, TFLITE = (
-    *("graph.stablehlo", "weights.alite"),
-    *("card.json", "card.md", "model.tflite"),
-)
+GRAPH, WEIGHTS, TFLITE = "graph.stablehlo", "weights.alite", "model.tflite"
+CARD, CARD_TEXT = "card.json", "card.md"
 
 
 @dataclass(frozen=True)
 class Artefact:
-    """A network that was read.
+    """A loaded export.
 
     Attributes:
         card: the content of `card.json`.
@@ -40,7 +39,7 @@ class Artefact:
     """
 
     card: dict[str, Any]
-    program: Callable[[Any], jax.Array]
+    program: Callable[[ArrayLike], jax.Array]
 
     def logits(self, images: np.ndarray) -> np.ndarray:
         """Returns logits `[batch, classes]`, float32.
@@ -55,10 +54,9 @@ class Artefact:
         return np.asarray(jax.device_get(self.program(jax.device_put(images))))
 
     def read_image(self, path: str | os.PathLike[str]) -> np.ndarray:
-        """Reads an image file as the network wants it, uint8.
+        """Reads the middle square of an image file as the network wants it, uint8.
 
-        It is read and reduced as the images of training are, its middle square alone
-        if it is none, and in grey if the network is for grey.
+        It is reduced as the images of training are, and grey if those are.
 
         Raises:
             DataError: as for `alite_jax.data.images.read_image`.
@@ -85,36 +83,30 @@ class Artefact:
         if top < 1:
             raise ConfigError(f"top = {top}, but at least 1 class can be named")
         logits = self.logits(images).astype(np.float64)
-        odds = np.exp(logits - logits.max(axis=1, keepdims=True))
-        found = []
-        for row in odds / odds.sum(axis=1, keepdims=True):
-            best: Sequence[int] = np.argsort(-row)[:top].tolist()
-            found.append([(self.card["classes"][i], float(row[i])) for i in best])
-        return found
+        exponentials = np.exp(logits - logits.max(axis=1, keepdims=True))
+        probabilities = exponentials / exponentials.sum(axis=1, keepdims=True)
+        return [
+            [(self.card["classes"][i], float(row[i])) for i in np.argsort(-row)[:top]]
+            for row in probabilities
+        ]
 
 
-def compiled(program: bytes, weights: Any) -> Callable[[Any], jax.Array]:
+def compiled(
+    program: bytes, weights: Mapping[str, Any]
+) -> Callable[[ArrayLike], jax.Array]:
     """Makes of an exported program a function of the images alone.
 
-    The weights become constants of it: handing over an array for each layer with each
-    call takes a quarter of the time of a small network and one image.
-
-    Args:
-        program: from `alite_jax.deploy.export.export_program`.
-        weights: `params` and `batch_stats`.
-
-    Returns:
-        From uint8 images to logits; compiled once for each number of images.
+    It takes uint8 images and gives logits, compiled once for each number of images. The
+    weights, `params` and `batch_stats`, become constants of it: handing over an array
+    for each layer with each call takes a quarter of the time of a small network and one
+    image.
     """
     exported = jax.export.deserialize(bytearray(program))
     return jax.jit(partial(exported.call, jax.device_put(weights)))
 
 
 def load(folder: str | os.PathLike[str]) -> Artefact:
-    """Reads an exported network.
-
-    Args:
-        folder: what `--job=export` wrote.
+    """Reads an exported network from the folder that `--job=export` wrote.
 
     Raises:
         ArtefactError: it is no such folder, or a file of it is damaged.
@@ -132,6 +124,6 @@ def load(folder: str | os.PathLike[str]) -> Artefact:
         ) from error
     except PackedFileError as error:
         raise ArtefactError(f"{place / WEIGHTS} cannot be used: {error}") from error
-    except Exception as error:  # What the parsers raise for damage is not documented.
+    except Exception as error:  # It is not documented what the parsers raise.
         raise ArtefactError(f"{place} cannot be read ({error})") from error
     return Artefact(card, program)

@@ -3,8 +3,8 @@
     bytes 0-7    ALITEPK and the version of the format
     bytes 8-39   SHA-256 of all that follows
     bytes 40-43  length of the header, little-endian
-    header       JSON, coded: what the network is, its arrays, sizes of the streams
-    streams      one after another, coded (`alite_jax.deploy.streams`)
+    header       JSON, compressed: what the network is, its arrays, sizes of the streams
+    streams      one after another, compressed (`alite_jax.deploy.streams`)
 
 A pruned array has a bit for each of its weights and the values of those that are on, in
 row-major order. Values are float32, float16, or int8: `value = integer * scale`, with a
@@ -26,25 +26,25 @@ from typing import Any
 import numpy as np
 
 from alite_jax.deploy.header import COLLECTIONS, VALUES, read_header, write_header
-from alite_jax.deploy.streams import decode, encode
+from alite_jax.deploy.streams import deflate, read_stream
 from alite_jax.errors import PackedFileError
 from alite_jax.trees import named_leaves, nested
 
 MAGIC = b"ALITEPK\x01"
 _FIXED = len(MAGIC) + 32 + 4
-_ITEM = {"float32": 4, "float16": 2, "int8": 1}
 # 127 of it are the largest number of float32, the smallest is 2 to the power of -149.
 _LARGEST_SCALE = np.nextafter(np.finfo(np.float32).max / np.float32(127), np.float32(0))
 
-# Streams in their order, each with what a person calls it.
+# Groups of streams in their order, each with what a person calls it. A group of values
+# has a stream for each of up to four bytes, the most significant one first.
 _GROUPS = {
     "masks": "mask bits",
     "weights": "values of kept weights",
     "scales": "scales of int8 values",
-    "dense": "never pruned: BatchNorm, biases, embeddings",
-    "statistics": "BatchNorm's running statistics",
+    "dense": "values that are never pruned",
+    "statistics": "running statistics",
 }
-_DENSE = {"params": "dense", "batch_stats": "statistics"}  # Where there is no mask.
+_STREAMS = [f"{g}.{byte}" for g in _GROUPS for byte in range(4 if g != "masks" else 1)]
 
 
 @dataclass(frozen=True)
@@ -63,16 +63,15 @@ class Packed:
 
 
 @np.errstate(over="ignore")  # What becomes infinite is refused.
-def pack(model: Mapping[str, Any], variables: Any, values: str = "int8") -> bytes:
+def pack(
+    model: Mapping[str, Any], variables: Mapping[str, Any], values: str = "int8"
+) -> bytes:
     """Writes a network into bytes.
 
     Args:
         model: what `unpack` hands back, JSON values: enough to build the module.
         variables: `params`, `batch_stats` and `masks` of a network.
         values: how kept weights are stored, one of `VALUES`.
-
-    Returns:
-        The content of the file.
 
     Raises:
         PackedFileError: a value is not finite, a mask does not fit, `values` is not
@@ -83,7 +82,7 @@ def pack(model: Mapping[str, Any], variables: Any, values: str = "int8") -> byte
             f"values are one of {', '.join(VALUES)}, found {values!r}"
         )
     masks = dict(named_leaves(variables["masks"]))
-    streams = {name: bytearray() for name in _streams()}
+    streams = {name: bytearray() for name in _STREAMS}
     arrays = []
     for collection in COLLECTIONS:
         for path, leaf in named_leaves(variables[collection]):
@@ -99,30 +98,23 @@ def pack(model: Mapping[str, Any], variables: Any, values: str = "int8") -> byte
             kept = array[mask].reshape(-1)
             kind = values if masked and values == "int8" else _kind(kept, values)
             arrays.append([place, list(array.shape), kind, masked])
-            if not masked:
-                _append(streams, _DENSE[collection], kept.astype(kind))
-                continue
-            streams["masks.0"] += np.packbits(mask, axis=None).tobytes()
+            if masked:
+                streams["masks.0"] += np.packbits(mask, axis=None).tobytes()
             if kind == "int8":
                 scales, kept = _quantize(array, mask)
                 _append(streams, "scales", scales)
-            _append(streams, "weights", kept.astype(kind))
-    coded = {name: encode(bytes(stream)) for name, stream in streams.items()}
-    sizes = [(name, len(stream)) for name, stream in coded.items()]
+            _append(streams, _group(place, masked), kept.astype(kind))
+    compressed = {name: deflate(bytes(stream)) for name, stream in streams.items()}
+    sizes = [(name, len(stream)) for name, stream in compressed.items()]
     header = write_header(model, arrays, sizes)
-    body = len(header).to_bytes(4, "little") + header + b"".join(coded.values())
+    body = len(header).to_bytes(4, "little") + header + b"".join(compressed.values())
     return MAGIC + hashlib.sha256(body).digest() + body
 
 
 def unpack(data: bytes) -> Packed:
     """Reads what `pack` wrote.
 
-    Args:
-        data: the content of a file.
-
-    Returns:
-        The network; its weights are those that were packed, rounded as `values` says,
-        and absent ones are zero.
+    Weights are as they were packed, rounded as `values` says, and absent ones zero.
 
     Raises:
         PackedFileError: it is no such file, of another version, or damaged.
@@ -131,28 +123,18 @@ def unpack(data: bytes) -> Packed:
     return Packed(header["model"], _rebuild(header["arrays"], streams), sizes)
 
 
-def size_table(packed: Packed) -> str:
-    """Where each byte of a file went, as aligned plain text."""
-    rows = [(_GROUPS.get(name, name), size) for name, size in packed.sizes.items()]
-    rows.append(("in all", sum(packed.sizes.values())))
-    width = max(len(name) for name, _ in rows)
-    return "\n".join(f"{name:{width}}  {size:>11,}" for name, size in rows)
-
-
-def _streams() -> list[str]:
-    return ["masks.0"] + [
-        f"{group}.{plane}"
-        for group in _GROUPS
-        if group != "masks"
-        for plane in range(4)
-    ]
+def _group(path: str, masked: bool) -> str:
+    """The group that the values of an array are in."""
+    if masked:
+        return "weights"
+    return "dense" if path.startswith("params/") else "statistics"
 
 
 def _append(streams: dict[str, bytearray], group: str, array: np.ndarray) -> None:
-    """Adds values to the streams of their bytes, the most significant one first."""
-    planes = array.view(np.uint8).reshape(-1, array.itemsize)[:, ::-1]
-    for plane in range(array.itemsize):
-        streams[f"{group}.{plane}"] += planes[:, plane].tobytes()
+    """Adds values to the streams of their bytes."""
+    columns = array.view(np.uint8).reshape(-1, array.itemsize)[:, ::-1].T
+    for byte, column in enumerate(columns):
+        streams[f"{group}.{byte}"] += column.tobytes()
 
 
 def _kind(array: np.ndarray, values: str) -> str:
@@ -175,7 +157,7 @@ def _quantize(array: np.ndarray, mask: np.ndarray) -> tuple[np.ndarray, np.ndarr
 
 
 def _read(data: bytes) -> tuple[dict[str, Any], dict[str, bytes], dict[str, int]]:
-    """The header, the coded streams, and the bytes that each part takes."""
+    """The header, the compressed streams, and the bytes that each part takes."""
     if data[: len(MAGIC)] != MAGIC:
         if data[: len(MAGIC) - 1] == MAGIC[:-1] and len(data) >= len(MAGIC):
             raise PackedFileError(
@@ -189,7 +171,7 @@ def _read(data: bytes) -> tuple[dict[str, Any], dict[str, bytes], dict[str, int]
     length = int.from_bytes(body[:4], "little")
     if length > len(body) - 4:
         raise PackedFileError("its header is longer than the file")
-    header = read_header(bytes(body[4 : 4 + length]), _streams())
+    header = read_header(bytes(body[4 : 4 + length]), _STREAMS)
     start, streams, sizes = 4 + length, {}, {"header": _FIXED + length}
     for name, size in header["streams"]:
         streams[name] = bytes(body[start : start + size])
@@ -204,67 +186,65 @@ def _read(data: bytes) -> tuple[dict[str, Any], dict[str, bytes], dict[str, int]
 # Stored bytes may be NaN and their products infinite, which is found further down.
 @np.errstate(all="ignore")
 def _rebuild(arrays: list[Any], streams: dict[str, bytes]) -> dict[str, Any]:
-    """The variables; sizes are known before anything is decoded."""
-    bits = [math.prod(shape) for _, shape, _, masked in arrays if masked]
-    packed = decode(streams["masks.0"], sum(-(-n // 8) for n in bits), "mask bits")
-    masks, start = [], 0
-    for n in bits:
-        stored = np.frombuffer(packed, np.uint8, -(-n // 8), start)
-        start += len(stored)
-        masks.append(np.unpackbits(stored, count=n).astype(bool))
+    """The variables; sizes are known before anything is decompressed."""
+    masks = _masks(arrays, streams["masks.0"])
     # How many values of each kind each group has, in the order of the arrays.
-    wanted: dict[str, list[tuple[str, int]]] = {group: [] for group in _GROUPS}
-    remaining = iter(masks)
-    for path, shape, kind, masked in arrays:
+    wanted: dict[str, list[tuple[str, int]]] = {g: [] for g in _GROUPS if g != "masks"}
+    for (path, shape, kind, masked), mask in zip(arrays, masks, strict=True):
+        count = int(mask.sum()) if masked else math.prod(shape)
+        wanted[_group(path, masked)].append((kind, count))
+        if kind == "int8":
+            wanted["scales"].append(("float32", shape[-1]))
+    values = {g: iter(_values(g, wanted[g], streams)) for g in wanted}
+    variables: dict[str, dict[str, Any]]
+    variables = {"params": {}, "batch_stats": {}, "masks": {}}
+    for (path, shape, kind, masked), mask in zip(arrays, masks, strict=True):
+        stored = next(values[_group(path, masked)]).astype(np.float32)
         if masked:
-            wanted["weights"].append((kind, int(next(remaining).sum())))
-            if kind == "int8":
-                wanted["scales"].append(("float32", shape[-1]))
-        else:
-            wanted[_DENSE[path.partition("/")[0]]].append((kind, math.prod(shape)))
-    values = {
-        group: iter(_values(group, wanted[group], streams))
-        for group in _GROUPS
-        if group != "masks"
-    }
-    found: dict[str, dict[str, Any]] = {"params": {}, "batch_stats": {}, "masks": {}}
-    remaining = iter(masks)
-    for path, shape, kind, masked in arrays:
-        collection, _, name = path.partition("/")
-        if masked:
-            mask = next(remaining).reshape(shape)
             array = np.zeros(shape, np.float32)
-            array[mask] = next(values["weights"])
+            array[mask] = stored
         else:
-            mask = np.asarray(True)
-            array = next(values[_DENSE[collection]]).astype(np.float32).reshape(shape)
+            array = stored.reshape(shape)
         if kind == "int8":
             scales = next(values["scales"])
             array *= np.where(scales < 0, np.nan, scales)  # No size is negative.
         if not np.isfinite(array).all():
             raise PackedFileError(f"its {path} has values that are not finite")
-        found[collection][name] = array
+        collection, _, name = path.partition("/")
+        variables[collection][name] = array
         if collection == "params":
-            found["masks"][name] = mask
-    return {name: nested(flat) for name, flat in found.items()}
+            variables["masks"][name] = mask
+    return {name: nested(flat) for name, flat in variables.items()}
+
+
+def _masks(arrays: list[Any], stream: bytes) -> list[np.ndarray]:
+    """The mask of each array, the scalar True where there is none."""
+    sizes = [math.prod(shape) if masked else 0 for _, shape, _, masked in arrays]
+    lengths = [-(-size // 8) for size in sizes]
+    bits = np.frombuffer(read_stream(stream, sum(lengths), _GROUPS["masks"]), np.uint8)
+    masks = []
+    for (_, shape, _, masked), size, length in zip(arrays, sizes, lengths, strict=True):
+        mask = np.unpackbits(bits[:length], count=size).astype(bool)
+        masks.append(mask.reshape(shape) if masked else np.asarray(True))
+        bits = bits[length:]
+    return masks
 
 
 def _values(
     group: str, wanted: list[tuple[str, int]], streams: dict[str, bytes]
 ) -> list[np.ndarray]:
-    """Decodes the streams of a group and cuts them into the values of each array."""
-    planes = []
-    for plane in range(4):
-        size = sum(count for kind, count in wanted if _ITEM[kind] > plane)
-        planes.append(decode(streams[f"{group}.{plane}"], size, _GROUPS[group]))
-    starts = [0] * 4
-    found = []
-    for kind, count in wanted:
-        item = _ITEM[kind]
-        stored = np.empty((count, item), np.uint8)
-        for plane in range(item):
-            column = np.frombuffer(planes[plane], np.uint8, count, starts[plane])
-            stored[:, item - 1 - plane] = column
-            starts[plane] += count
-        found.append(stored.reshape(-1).view(kind))
-    return found
+    """Reads the streams of a group and cuts them into the values of each array."""
+    kinds = [(np.dtype(kind), count) for kind, count in wanted]
+    columns = []
+    for byte in range(4):
+        size = sum(count for kind, count in kinds if kind.itemsize > byte)
+        stream = read_stream(streams[f"{group}.{byte}"], size, _GROUPS[group])
+        columns.append(np.frombuffer(stream, np.uint8))
+    values = []
+    for kind, count in kinds:
+        stored = np.empty((count, kind.itemsize), np.uint8)
+        for byte in range(kind.itemsize):
+            stored[:, -1 - byte] = columns[byte][:count]
+            columns[byte] = columns[byte][count:]
+        values.append(stored.reshape(-1).view(kind))
+    return values

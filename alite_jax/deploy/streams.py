@@ -1,4 +1,4 @@
-"""Byte streams, entropy-coded by zlib, that cannot grow when they are read.
+"""Byte streams, compressed by zlib, that cannot grow when they are read.
 
 Only Huffman coding is used, without zlib's search for repetitions: masks and weights
 have none to speak of, and no byte can then stand for more than eight.
@@ -8,48 +8,55 @@ import zlib
 
 from alite_jax.errors import PackedFileError
 
-# A Huffman code has at least one bit for a byte.
-_GROWTH = 8
-# What a stream may take besides: tables of codes, ends of blocks.
-_OVERHEAD = 64
 
-
-def encode(data: bytes) -> bytes:
-    """Codes a stream; an empty one stays empty."""
+def deflate(data: bytes, strategy: int = zlib.Z_HUFFMAN_ONLY) -> bytes:
+    """Compresses a stream; an empty one stays empty."""
     if not data:
         return b""
-    coder = zlib.compressobj(9, zlib.DEFLATED, -15, 9, zlib.Z_HUFFMAN_ONLY)
-    return coder.compress(data) + coder.flush()
+    compressor = zlib.compressobj(9, zlib.DEFLATED, -15, 9, strategy)
+    return compressor.compress(data) + compressor.flush()
 
 
-def largest(coded_size: int) -> int:
-    """The most bytes that a coded stream of this many bytes can stand for."""
-    return _GROWTH * coded_size + _OVERHEAD
+def inflate(compressed: bytes, most: int) -> bytes:
+    """Decompresses a stream that is not empty.
+
+    Raises:
+        ValueError: it is damaged, or would take more than `most` bytes.
+    """
+    decompressor = zlib.decompressobj(-15)
+    try:
+        data = decompressor.decompress(compressed, most)
+    except zlib.error as error:
+        raise ValueError(str(error)) from error
+    if not decompressor.eof or decompressor.unused_data:
+        raise ValueError("it is cut off or too long")
+    return data
 
 
-def decode(coded: bytes, size: int, name: str) -> bytes:
-    """Reads what `encode` wrote.
+def largest(compressed_size: int) -> int:
+    """The most bytes that a stream of this many compressed ones can stand for."""
+    # A Huffman code has at least one bit for a byte; the rest is some slack.
+    return 8 * compressed_size + 64
 
-    Args:
-        coded: the stream.
-        size: bytes that it must have.
-        name: of the stream, for the error.
+
+def read_stream(compressed: bytes, size: int, name: str) -> bytes:
+    """Reads a stream of `size` bytes that `deflate` wrote; errors give its `name`.
 
     Raises:
         PackedFileError: it is damaged, or not of this size; nothing larger than `size`
-            or `largest(len(coded))` is allocated.
+            or `largest(len(compressed))` is allocated.
     """
-    if size > largest(len(coded)):
+    if size > largest(len(compressed)):
         raise PackedFileError(
-            f"its {name} would take {size} bytes, which {len(coded)} cannot stand for"
+            f"its {name} would take {size} bytes, which {len(compressed)} cannot stand"
+            " for"
         )
-    if not coded and not size:
-        return b""
-    coder = zlib.decompressobj(-15)
     try:
-        data = coder.decompress(coded, size + 1)
-    except zlib.error as error:
-        raise PackedFileError(f"its {name} cannot be decoded ({error})") from error
-    if len(data) != size or not coder.eof or coder.unused_data:
-        raise PackedFileError(f"its {name} do not have the {size} bytes that they need")
+        data = inflate(compressed, size + 1) if compressed else b""
+        if len(data) != size:
+            raise ValueError(f"it has {len(data)}")
+    except ValueError as error:
+        raise PackedFileError(
+            f"its {name} do not have the {size} bytes that they need ({error})"
+        ) from error
     return data

@@ -9,11 +9,12 @@ from collections.abc import Callable
 from functools import partial
 from typing import Any
 
+import chex
 import jax
 import jax.numpy as jnp
 import numpy as np
 
-from alite_jax.deploy.export import Forward
+from alite_jax.deploy.program import Forward
 from alite_jax.errors import ArtefactError
 from alite_jax.models.layers import LocalSelfAttention
 from alite_jax.models.resnet import ResNet
@@ -31,7 +32,7 @@ def with_all_pairs(model: ResNet) -> ResNet:
 
 
 def tflite_program(
-    forward: Forward, weights: Any, image_shape: tuple[int, ...]
+    forward: Forward, weights: chex.ArrayTree, image_shape: tuple[int, ...]
 ) -> bytes:
     """Writes a program for one image.
 
@@ -66,14 +67,9 @@ def tflite_program(
 
 
 def read_tflite(content: bytes) -> Callable[[np.ndarray], np.ndarray]:
-    """Loads a program into LiteRT.
+    """Loads a program into LiteRT, as a function of any number of uint8 images.
 
-    Args:
-        content: from `tflite_program`.
-
-    Returns:
-        From uint8 images `[batch, height, width, channels]` to logits; they go through
-        it one by one, on one thread.
+    They go through it one by one, on one thread.
 
     Raises:
         ArtefactError: LiteRT is not installed.

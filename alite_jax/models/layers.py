@@ -4,11 +4,12 @@
 with `features` and `stride`, and one can stand where the other stood.
 """
 
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
+from jax.typing import DTypeLike
 
 from alite_jax.errors import ConfigError
 from alite_jax.ops.local_attention import local_attention
@@ -65,7 +66,7 @@ class Kernel(nn.Module):
     """
 
     shape: tuple[int, ...]
-    initializer: Any = he_normal
+    initializer: nn.initializers.Initializer = he_normal
 
     @nn.compact
     def __call__(self) -> jax.Array:
@@ -73,7 +74,7 @@ class Kernel(nn.Module):
         return self.param("kernel", self.initializer, self.shape, jnp.float32)
 
 
-def pointwise(inputs: jax.Array, kernel: jax.Array, dtype: Any) -> jax.Array:
+def pointwise(inputs: jax.Array, kernel: jax.Array, dtype: DTypeLike) -> jax.Array:
     """A 1x1 convolution without bias; on a CPU it is a matrix product.
 
     Args:
@@ -114,7 +115,7 @@ class Pointwise(nn.Module):
 
     features: int
     stride: int = 1
-    dtype: Any = jnp.float32
+    dtype: DTypeLike = jnp.float32
 
     @nn.compact
     def __call__(self, inputs: jax.Array) -> jax.Array:
@@ -138,7 +139,7 @@ class Conv3x3(nn.Module):
 
     features: int
     stride: int = 1
-    dtype: Any = jnp.float32
+    dtype: DTypeLike = jnp.float32
 
     @nn.compact
     def __call__(self, inputs: jax.Array) -> jax.Array:
@@ -159,7 +160,7 @@ class LocalSelfAttention(nn.Module):
 
     Dense projections to queries, keys and values without bias, no scale, no output
     projection; row and column embeddings are shared by the heads and start at
-    N(0, embedding_scale^2 / head_dim). Attention runs at the resolution of the input; a
+    N(0, 1 / head_dim). Attention runs at the resolution of the input; a
     stride of 2 appends a 2x2 average pooling.
 
     Attributes:
@@ -168,7 +169,6 @@ class LocalSelfAttention(nn.Module):
         kernel_size: odd side of the window, in pixels.
         heads: the most heads; see `heads_for`.
         border: `"zero"` or `"mask"`; see `local_attention`.
-        embedding_scale: of new embeddings, as above.
         method: how to compute it; see `local_attention`.
         dims: the widths of its heads, which may differ once weights were cut out;
             None makes `heads` equal parts of `features`.
@@ -180,10 +180,9 @@ class LocalSelfAttention(nn.Module):
     kernel_size: int = 7
     heads: int = 8
     border: str = "zero"
-    embedding_scale: float = 1.0
     method: str = "auto"
     dims: HeadDims | None = None
-    dtype: Any = jnp.float32
+    dtype: DTypeLike = jnp.float32
 
     @nn.nowrap
     def head_dims(self) -> HeadDims:
@@ -211,7 +210,7 @@ class LocalSelfAttention(nn.Module):
         rows, columns = (
             self.param(
                 name,
-                nn.initializers.normal(self.embedding_scale * qk**-0.5),
+                nn.initializers.normal(qk**-0.5),
                 (self.kernel_size, qk // 2),
                 jnp.float32,
             ).astype(self.dtype)

@@ -10,11 +10,11 @@ section 3.2). Everything else is the same for both.
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
-from typing import Any
 
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
+from jax.typing import DTypeLike
 
 from alite_jax.errors import ConfigError, nearest
 from alite_jax.models.layers import (
@@ -34,13 +34,13 @@ STEMS = ("conv", "attention")
 # Options of `create_model` that are fields of the student's configuration; a teacher,
 # which is convolutional, has the defaults.
 STUDENT_OPTIONS = ("kernel_size", "heads", "border", "stem")
-# More of them, which say how it starts and trains: no finished network depends on them.
-TRAINING_OPTIONS = ("embedding_scale", "norm_momentum")
 
 # Pruning leaves channels without any input, whose variance is 0: the gradients of their
 # absent weights grow by 1 / sqrt(epsilon). With the customary 1e-5 they dwarf all
 # others in the clipped norm, and training stalls.
 NORM_EPSILON = 1e-3
+# The fraction of BatchNorm's running statistics that a step keeps.
+NORM_MOMENTUM = 0.9
 
 # What the last BatchNorm of each block starts with, so that a block starts close to its
 # shortcut. Attention multiplies gradients: with the customary 1, the gradient of a new
@@ -100,10 +100,8 @@ def create_model(
     heads: int = 8,
     border: str = "zero",
     stem: str = "conv",
-    embedding_scale: float = 1.0,
-    norm_momentum: float = 0.9,
     axis_name: str | None = None,
-    dtype: Any = jnp.float32,
+    dtype: DTypeLike = jnp.float32,
     widths: tuple[BlockWidths, ...] | None = None,
 ) -> "ResNet":
     """Builds a model of the table `MODELS`.
@@ -116,8 +114,6 @@ def create_model(
         heads: the most attention heads a layer may have.
         border: `"zero"` or `"mask"`; see `local_attention`.
         stem: `"conv"` or `"attention"`; see `AttentionStem`.
-        embedding_scale: of new position embeddings; see `LocalSelfAttention`.
-        norm_momentum: fraction of BatchNorm's running statistics that a step keeps.
         axis_name: mapped axis over which BatchNorm shares its statistics in training.
         dtype: of the computation; parameters, statistics and logits are float32.
         widths: of each block in their order, for a compacted network.
@@ -130,9 +126,8 @@ def create_model(
     if stem not in STEMS:
         raise ConfigError(f"models: unknown stem {stem!r}; {nearest(stem, STEMS)}")
     spec = MODELS[name]
-    embedded: dict[str, Any] = {"border": border, "embedding_scale": embedding_scale}
     attention = partial(
-        LocalSelfAttention, kernel_size=kernel_size, heads=heads, **embedded
+        LocalSelfAttention, kernel_size=kernel_size, heads=heads, border=border
     )
     spatial: dict[str, Operator] = {"conv": Conv3x3, "attention": attention}
     return ResNet(
@@ -140,8 +135,7 @@ def create_model(
         spatial=tuple(spatial[operator] for operator in spec.operators),
         num_classes=num_classes,
         width=width,
-        stem=Conv3x3 if stem == "conv" else partial(AttentionStem, **embedded),
-        norm_momentum=norm_momentum,
+        stem=Conv3x3 if stem == "conv" else partial(AttentionStem, border=border),
         axis_name=axis_name,
         dtype=dtype,
         widths=widths,
@@ -165,7 +159,7 @@ class Bottleneck(nn.Module):
     stride: int
     spatial: Operator
     norm: Callable[..., nn.Module]
-    dtype: Any = jnp.float32
+    dtype: DTypeLike = jnp.float32
     widths: BlockWidths | None = None
 
     @nn.compact
@@ -204,7 +198,6 @@ class ResNet(nn.Module):
         num_classes: size of the logits.
         width: channels of the stem; stage s works with `width * 2**s`.
         stem: builds the stem from `features`, `dtype` and `name`.
-        norm_momentum: fraction of BatchNorm's running statistics that a step keeps.
         axis_name: mapped axis over which BatchNorm shares its statistics in training.
         dtype: of the computation; parameters, statistics and logits are float32.
         widths: of each block in their order; None for those of the stages.
@@ -215,9 +208,8 @@ class ResNet(nn.Module):
     num_classes: int
     width: int = 64
     stem: Operator = Conv3x3
-    norm_momentum: float = 0.9
     axis_name: str | None = None
-    dtype: Any = jnp.float32
+    dtype: DTypeLike = jnp.float32
     widths: tuple[BlockWidths, ...] | None = None
 
     @property
@@ -246,7 +238,7 @@ class ResNet(nn.Module):
         norm = partial(
             nn.BatchNorm,
             use_running_average=not train,
-            momentum=self.norm_momentum,
+            momentum=NORM_MOMENTUM,
             epsilon=NORM_EPSILON,
             axis_name=self.axis_name,
             dtype=self.dtype,

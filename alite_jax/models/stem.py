@@ -1,10 +1,9 @@
 """The attention stem as a Flax module; the other stem is a plain `Conv3x3`."""
 
-from typing import Any
-
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
+from jax.typing import DTypeLike
 
 from alite_jax.models.layers import Kernel, heads_for
 from alite_jax.ops.stem_attention import stem_attention
@@ -15,7 +14,7 @@ class AttentionStem(nn.Module):
 
     Same resolution in and out; BatchNorm and ReLU follow, as after a convolution.
     Embeddings have as many numbers as a head has channels. Those of rows and columns
-    start at N(0, embedding_scale^2 / head_dim), those of the mixture at N(0, 1), so
+    start at N(0, 1 / head_dim), those of the mixture at N(0, 1), so
     that the shares differ from place to place from the start.
 
     Attributes:
@@ -24,7 +23,6 @@ class AttentionStem(nn.Module):
         mixtures: value kernels (4 in the public codes; the paper does not say).
         heads: the most heads (4 in the paper); see `heads_for`.
         border: `"zero"` or `"mask"`; see `stem_attention`.
-        embedding_scale: of new row and column embeddings, as above.
         dtype: of the large products; parameters, logits and softmax are float32.
     """
 
@@ -33,8 +31,7 @@ class AttentionStem(nn.Module):
     mixtures: int = 4
     heads: int = 4
     border: str = "zero"
-    embedding_scale: float = 1.0
-    dtype: Any = jnp.float32
+    dtype: DTypeLike = jnp.float32
 
     @nn.compact
     def __call__(self, images: jax.Array) -> jax.Array:
@@ -51,7 +48,7 @@ class AttentionStem(nn.Module):
             Kernel(shape, name="key")(),
             Kernel((self.mixtures, *shape), separate, name="value")(),
         ]
-        positions = self.embedding_scale * size**-0.5
+        positions = size**-0.5
         embeddings = [
             self.param(
                 name, nn.initializers.normal(scale), (entries, size), jnp.float32

@@ -205,7 +205,7 @@ def _attend_backward(residuals: Any, gradients: jax.Array) -> tuple[Any, ...]:
             """Adds what this row of queries sends to the keys of its window."""
             weights = row_kernels.widen(weights, key)
             query = row_kernels.widen(query, key)
-            received = row_kernels.spread(sums, start, weights, query)
+            received = row_kernels.weighted_sum_transpose(sums, start, weights, query)
             return jax.lax.dynamic_update_slice_in_dim(sums, received, start, axis=0)
 
         carry = (

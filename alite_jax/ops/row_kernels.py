@@ -192,7 +192,7 @@ def widen(maps: jax.Array, key: jax.Array) -> jax.Array:
 
 
 @kernel
-def spread(
+def weighted_sum_transpose(
     sums: jax.Array, start: jax.Array, weights: jax.Array, query: jax.Array
 ) -> jax.Array:
     """Adds to each key what the queries send it: the transpose of `weighted_sum`.

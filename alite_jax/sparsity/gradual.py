@@ -7,13 +7,14 @@ jittable.
 
 import math
 from collections.abc import Sequence
-from typing import Any
 
+import chex
 import jax
 import jax.numpy as jnp
 import numpy as np
 
 from alite_jax.sparsity.distributions import layer_counts
+from alite_jax.sparsity.masks import is_pruned
 from alite_jax.sparsity.methods import find_method
 from alite_jax.sparsity.selection import Layout
 
@@ -45,7 +46,12 @@ def gradual_counts(
     return (target + extra).astype(np.int32)
 
 
-def prune(params: Any, masks: Any, counts: jax.Array, method: str = "gradual") -> Any:
+def prune(
+    params: chex.ArrayTree,
+    masks: chex.ArrayTree,
+    counts: jax.Array,
+    method: str = "gradual",
+) -> chex.ArrayTree:
     """Keeps the largest active weights.
 
     Args:
@@ -63,8 +69,9 @@ def prune(params: Any, masks: Any, counts: jax.Array, method: str = "gradual") -
         ConfigError: if there is no such method.
     """
     everywhere = find_method(method).trades
+    chex.assert_trees_all_equal_structs(params, masks)
     mask_leaves, structure = jax.tree.flatten(masks)
-    prunable = [i for i, mask in enumerate(mask_leaves) if mask.ndim > 0]
+    prunable = [i for i, mask in enumerate(mask_leaves) if is_pruned(mask)]
     if not prunable:
         return masks
     layout = Layout(tuple(mask_leaves[i].size for i in prunable))

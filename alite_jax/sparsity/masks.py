@@ -8,8 +8,9 @@ nothing is None. Which leaves are prunable follows from their path by `RULES`.
 import math
 import re
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import TypeAlias
 
+import chex
 import jax
 import jax.numpy as jnp
 
@@ -18,8 +19,8 @@ from alite_jax.sparsity.distributions import layer_counts
 from alite_jax.sparsity.selection import Layout
 from alite_jax.trees import named_leaves
 
-Params = Any
-Masks = Any
+Params: TypeAlias = chex.ArrayTree
+Masks: TypeAlias = chex.ArrayTree
 
 # (pattern of the path, prunable): the first match decides, and every parameter must
 # match. Embeddings, normalisation and biases stay dense: hardly any parameters, but
@@ -44,6 +45,11 @@ def is_prunable(path: str, rules: Sequence[tuple[str, bool]] = RULES) -> bool:
         f"masks: no rule says whether parameter {path!r} is prunable; add a"
         " (pattern, prunable) pair to alite_jax.sparsity.masks.RULES"
     )
+
+
+def is_pruned(mask: jax.Array) -> bool:
+    """Whether a leaf of masks is of an array that is pruned, not the scalar True."""
+    return mask.ndim > 0
 
 
 def dense_masks(params: Params) -> Masks:
@@ -141,7 +147,12 @@ def nominal_density(
 
 
 def apply_masks(masks: Masks, tree: Params) -> Params:
-    """Zeroes the absent weights of `tree`, which has the structure of `masks`."""
+    """Zeroes the absent weights of `tree`, which has the structure of `masks`.
+
+    Raises:
+        AssertionError: it has not: the masks are those of another network.
+    """
+    chex.assert_trees_all_equal_structs(masks, tree)
     return jax.tree.map(
         lambda mask, leaf: jnp.where(mask, leaf, jnp.zeros((), leaf.dtype)), masks, tree
     )
@@ -152,10 +163,10 @@ def count_parameters(params: Params) -> int:
     return sum(leaf.size for leaf in jax.tree.leaves(params))
 
 
-def kept_entries(masks: Masks, params: Params) -> Any:
+def kept_entries(masks: Masks, params: Params) -> chex.ArrayTree:
     """A tree like `params` of the number of entries that each leaf keeps."""
     return jax.tree.map(
-        lambda mask, leaf: int(mask.sum()) if mask.ndim > 0 else leaf.size,
+        lambda mask, leaf: int(mask.sum()) if is_pruned(mask) else leaf.size,
         masks,
         params,
     )
@@ -168,12 +179,12 @@ def count_nonzero(masks: Masks, params: Params) -> int:
 
 def prunes(masks: Masks) -> bool:
     """Whether these masks prune anything, or may: not so for `dense_masks`."""
-    return any(mask.ndim > 0 for mask in jax.tree.leaves(masks))
+    return any(is_pruned(mask) for mask in jax.tree.leaves(masks))
 
 
 def density(masks: Masks) -> float:
     """The kept fraction of the prunable weights; 1.0 if there are none."""
-    prunable = [mask for mask in jax.tree.leaves(masks) if mask.ndim > 0]
+    prunable = [mask for mask in jax.tree.leaves(masks) if is_pruned(mask)]
     if not prunable:
         return 1.0
     return sum(int(m.sum()) for m in prunable) / sum(m.size for m in prunable)
@@ -184,5 +195,5 @@ def layer_densities(masks: Masks) -> dict[str, float]:
     return {
         path.removesuffix("/kernel"): int(mask.sum()) / mask.size
         for path, mask in named_leaves(masks)
-        if mask.ndim > 0
+        if is_pruned(mask)
     }

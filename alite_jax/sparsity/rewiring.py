@@ -10,11 +10,11 @@ both, a layer keeps its number of weights.
 Everything here is pure, of static shape and jittable. Totals are kept exactly.
 """
 
-from typing import Any
-
+import chex
 import jax
 import jax.numpy as jnp
 
+from alite_jax.sparsity.masks import is_pruned
 from alite_jax.sparsity.methods import Method, at_random, by_score, find_method
 from alite_jax.sparsity.selection import Layout
 
@@ -23,14 +23,14 @@ _FILL = 0.99  # of a layer's zeros may be grown while other layers have room
 
 
 def rewire(
-    params: Any,
-    scores: Any,
-    masks: Any,
+    params: chex.ArrayTree,
+    scores: chex.ArrayTree,
+    masks: chex.ArrayTree,
     prune_rate: jax.Array | float,
-    key: jax.Array,
+    key: chex.PRNGKey,
     method: str = "sparse_momentum",
-    allowed: Any = None,
-) -> Any:
+    allowed: chex.ArrayTree | None = None,
+) -> chex.ArrayTree:
     """Drops and regrows weights; the number of non-zeros stays exactly the same.
 
     Args:
@@ -60,8 +60,14 @@ def rewire(
 
 
 def move_within(
-    params: Any, scores: Any, masks: Any, allowed: Any, key: jax.Array, *, drawn: bool
-) -> Any:
+    params: chex.ArrayTree,
+    scores: chex.ArrayTree,
+    masks: chex.ArrayTree,
+    allowed: chex.ArrayTree | None,
+    key: chex.PRNGKey,
+    *,
+    drawn: bool,
+) -> chex.ArrayTree:
     """Moves masks into what is allowed; the number of non-zeros stays exactly the same.
 
     Args:
@@ -81,18 +87,19 @@ def move_within(
 
 
 def _rewire(
-    params: Any,
-    scores: Any,
-    masks: Any,
+    params: chex.ArrayTree,
+    scores: chex.ArrayTree,
+    masks: chex.ArrayTree,
     prune_rate: jax.Array | float,
-    key: jax.Array,
+    key: chex.PRNGKey,
     chosen: Method,
-    allowed: Any,
-) -> Any:
+    allowed: chex.ArrayTree | None,
+) -> chex.ArrayTree:
     """`rewire`, by any method by which something grows."""
     assert chosen.grow is not None
+    chex.assert_trees_all_equal_structs(params, scores, masks)
     mask_leaves, structure = jax.tree.flatten(masks)
-    prunable = [i for i, mask in enumerate(mask_leaves) if mask.ndim > 0]
+    prunable = [i for i, mask in enumerate(mask_leaves) if is_pruned(mask)]
     if not prunable:
         return masks
     layout = Layout(tuple(mask_leaves[i].size for i in prunable))

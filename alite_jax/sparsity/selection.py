@@ -62,7 +62,7 @@ class Layout:
             indices_are_sorted=True,
         )
 
-    def spread(self, values: jax.Array) -> jax.Array:
+    def per_row(self, values: jax.Array) -> jax.Array:
         """Gives every row its layer's value: `[layers]` to `[rows, 1]`."""
         return values[self.layer_of_row][:, None]
 
@@ -87,13 +87,13 @@ class Layout:
 
         def decide_bit(step: jax.Array, thresholds: jax.Array) -> jax.Array:
             higher = thresholds | (jnp.uint32(1) << (31 - step).astype(jnp.uint32))
-            enough = self.sums(ordered >= self.spread(higher)) >= counts
+            enough = self.sums(ordered >= self.per_row(higher)) >= counts
             return jnp.where(enough, higher, thresholds)
 
         start = jnp.zeros(len(self.sizes), jnp.uint32)
-        thresholds = self.spread(jax.lax.fori_loop(0, 32, decide_bit, start))
+        thresholds = self.per_row(jax.lax.fori_loop(0, 32, decide_bit, start))
         above, equal = ordered > thresholds, ordered == thresholds
-        missing = self.spread(counts - self.sums(above))
+        missing = self.per_row(counts - self.sums(above))
         return above | (equal & (self._ranks(equal) <= missing))
 
     def _ranks(self, marks: jax.Array) -> jax.Array:

@@ -8,23 +8,15 @@ from pathlib import Path
 from typing import Any
 
 from alite_jax.config import describe_difference
+from alite_jax.config.run_config import OTHER_RUNS, from_json
 from alite_jax.errors import ConfigError
-from alite_jax.run_config import from_json
-from alite_jax.study.declaration import Run
-from alite_jax.training.metrics import read_metrics
-from alite_jax.training.processes import by_first
-from alite_jax.training.run_folder import (
-    FREE_FIELDS,
-    read_card,
-    read_summary,
-    write_whole,
-)
+from alite_jax.runs.folder import FREE_FIELDS, read_card, read_summary, write_whole
+from alite_jax.runs.metrics import read_metrics
+from alite_jax.runs.processes import by_first
+from alite_jax.study.runs import Run
 
 # Fields that name folders of a machine, of no use on another one.
-_FOLDERS = (
-    *(("data", "data_dir"), ("data", "manual_dir")),
-    *(("teacher", "workdir"), ("student", "init_workdir")),
-)
+_FOLDERS = ("data.data_dir", "data.manual_dir", *OTHER_RUNS)
 _CURVES = ("loss", "task_loss", "distillation_loss", "accuracy")
 _EVALUATIONS = ("eval_loss", "eval_accuracy")
 _LAYER = "density/"
@@ -33,9 +25,6 @@ _LAYER = "density/"
 @by_first
 def make_record(run: Run) -> dict[str, Any]:
     """Reads the result of a finished run.
-
-    Args:
-        run: whose folder holds a `summary.json`.
 
     Returns:
         `row`; `date`, on which the run ended; `summary`, without folders; `curves`: by
@@ -51,13 +40,14 @@ def make_record(run: Run) -> dict[str, Any]:
     summary = read_summary(run.folder)
     if summary is None:
         raise ConfigError(f"{run.folder} holds no finished run; train it first")
-    for section, field in _FOLDERS:
+    for name in _FOLDERS:
+        section, field = name.split(".")
         summary["config"][section][field] = ""
     lines = read_metrics(run.folder)
     phases = {line["phase"]: None for line in lines}
     card = read_card(run.folder)
     return {
-        "row": run.row,
+        "row": run.name,
         "date": time.strftime("%Y-%m-%d", time.gmtime(lines[-1]["time"])),
         "summary": summary,
         "curves": {
@@ -101,7 +91,7 @@ def _layers(lines: Sequence[dict[str, Any]]) -> dict[str, list[float]]:
 
 def record_file(results: Path, run: Run) -> Path:
     """Where the record of a run is: `results/ROW/seedN.json`."""
-    return results / run.row / f"seed{run.seed}.json"
+    return results / run.name / f"seed{run.seed}.json"
 
 
 def write_record(path: Path, record: dict[str, Any]) -> None:
@@ -122,8 +112,8 @@ def read_record(path: Path, run: Run) -> dict[str, Any]:
         ConfigError: the file is damaged, or was made with other settings.
     """
     cure = (
-        f"delete it and run row {run.row!r} again, which makes it anew, or take it from"
-        " where you have a copy"
+        f"delete it and run row {run.name!r} again, which makes it anew, or take it"
+        " from where you have a copy"
     )
     try:
         record: dict[str, Any] = json.loads(path.read_text())
@@ -132,11 +122,10 @@ def read_record(path: Path, run: Run) -> dict[str, Any]:
         raise ConfigError(
             f"{path} is no record of a run ({error!r}); {cure}"
         ) from error
-    folders = {".".join(names) for names in _FOLDERS}
     changed = [
         f"{name} (was {old!r}, is {new!r})"
         for name, (old, new) in describe_difference(run.config, before).items()
-        if name not in folders and not name.startswith(FREE_FIELDS)
+        if not name.startswith((*_FOLDERS, *FREE_FIELDS))
     ]
     if changed:
         raise ConfigError(

@@ -1,16 +1,16 @@
 """The optimizer: SGD with momentum as an optax chain, and its schedule."""
 
-from typing import Any
-
+import chex
 import jax
 import optax
+from ml_collections import ConfigDict
 
 from alite_jax.sparsity.masks import is_prunable
 from alite_jax.trees import named_leaves
 
 
 def learning_rate_schedule(
-    config: Any, steps_per_epoch: int, epochs: int
+    config: ConfigDict, steps_per_epoch: int, epochs: int
 ) -> optax.Schedule:
     """Linear warm-up from 0, then cosine to 0 or steps.
 
@@ -38,7 +38,7 @@ def learning_rate_schedule(
 
 
 def create_optimizer(
-    config: Any, steps_per_epoch: int, epochs: int
+    config: ConfigDict, steps_per_epoch: int, epochs: int
 ) -> optax.GradientTransformation:
     """Clipping, weight decay on kernels, momentum and learning rate, in this order.
 
@@ -63,7 +63,7 @@ def create_optimizer(
     return optax.chain(*transforms)
 
 
-def kernels(params: Any) -> Any:
+def kernels(params: chex.ArrayTree) -> chex.ArrayTree:
     """A tree like `params`: True at what decays, which is what may be pruned."""
     decays = [is_prunable(path) for path, _ in named_leaves(params)]
     return jax.tree.unflatten(jax.tree.structure(params), decays)

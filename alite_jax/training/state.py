@@ -3,6 +3,7 @@
 from collections.abc import Callable
 from typing import Any
 
+import chex
 import flax.linen as nn
 import flax.struct
 import jax
@@ -29,10 +30,10 @@ class TrainState:
     """
 
     step: jax.Array
-    params: Any
-    batch_stats: Any
+    params: chex.ArrayTree
+    batch_stats: chex.ArrayTree
     opt_state: optax.OptState
-    masks: Any
+    masks: chex.ArrayTree
 
     @property
     def variables(self) -> Variables:
@@ -49,11 +50,11 @@ class TrainState:
 
 
 def create_state(
-    key: jax.Array,
+    key: chex.PRNGKey,
     model: nn.Module,
     optimizer: optax.GradientTransformation,
     image_shape: tuple[int, int, int],
-    make_masks: Callable[[jax.Array, Any], Any],
+    make_masks: Callable[[chex.PRNGKey, chex.ArrayTree], chex.ArrayTree],
     start: Variables | None = None,
 ) -> TrainState:
     """Draws a network and its masks.

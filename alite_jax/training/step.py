@@ -1,14 +1,15 @@
 """The joint step, read from top to bottom: what one training step does to one device.
 
-Views of the images, the teacher's answers, the student's, the loss, its gradient, the
-update, the masks. Everything is pure, works on one device's shard of a batch under a
-mapped axis named `AXIS`, and reduces over it; `parallel` spreads it over the devices.
+Views of the images, the teacher's forward pass, the student's, the loss, its gradient,
+the update, the masks. Everything is pure, works on one device's shard of a batch under
+a mapped axis named `AXIS`, and reduces over it; `runs.parallel` maps it over devices.
 """
 
 import dataclasses
 from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
+import chex
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
@@ -16,9 +17,9 @@ import optax
 
 from alite_jax.data.augment import augment, normalize
 from alite_jax.data.specs import DatasetSpec
-from alite_jax.distillation import feature_loss, joint_loss, task_loss
+from alite_jax.distillation import feature_loss, joint_loss
 from alite_jax.sparsity.masks import apply_masks
-from alite_jax.training.accumulation import mean_over_parts
+from alite_jax.training.microbatches import in_microbatches
 from alite_jax.training.objective import Objective
 from alite_jax.training.state import TrainState, Variables
 
@@ -60,11 +61,11 @@ class JointStep:
         crop_padding: see `augment`.
         flip: see `augment`.
         key: PRNG key; the step is folded into it.
-        accumulation: microbatches in which a shard goes through the networks, each an
-            equal part of it. Gradients, metrics and the updated running statistics are
-            means over them; BatchNorm normalises each by its own statistics (on all
-            devices), so that more than one is not quite the same training. Views do
-            not depend on it.
+        microbatches: in which a shard goes through the networks, each an equal part of
+            it. Gradients, metrics and the updated running statistics are means over
+            them; BatchNorm normalises each by its own statistics (on all devices), so
+            that more than one is not quite the same training. Views do not depend on
+            it.
         total_steps: of the training, in whose course the objective may change; needed
             only where it does.
     """
@@ -76,58 +77,78 @@ class JointStep:
     dataset: DatasetSpec
     crop_padding: int
     flip: bool
-    key: jax.Array
-    accumulation: int = 1
+    key: chex.PRNGKey
+    microbatches: int = 1
     total_steps: int = 0
 
-    def views(self, step: jax.Array, images: jax.Array) -> jax.Array:
+    def train_step(
+        self, state: TrainState, teacher_variables: Variables, batch: Batch
+    ) -> tuple[TrainState, Metrics]:
+        """The whole step.
+
+        Returns:
+            The state after it, and metrics: float32 scalars, means over all devices;
+            their names are `objective.metrics`.
+        """
+        views = self.views(state.step, batch)
+        gradient = in_microbatches(jax.grad(self.loss, has_aux=True), self.microbatches)
+        gradients, (metrics, batch_stats) = jax.lax.pmean(
+            gradient(state.params, state, teacher_variables, views), AXIS
+        )
+        # Momentum is as dense as the gradients; only the weights are masked.
+        updates, opt_state = self.optimizer.update(
+            gradients, state.opt_state, state.params
+        )
+        params = optax.apply_updates(state.params, updates)
+        state = dataclasses.replace(
+            state,
+            step=state.step + 1,
+            params=apply_masks(state.masks, params),
+            batch_stats=batch_stats,
+            opt_state=opt_state,
+        )
+        metrics["gradient_norm"] = optax.tree.norm(gradients)
+        return state, metrics
+
+    def views(self, step: jax.Array, batch: Batch) -> Batch:
         """Crops and mirrors the images of a step, uint8 as they came.
 
         What is drawn is drawn for the whole batch, so that the number of devices does
         not change it.
         """
-        return augment(
+        images = augment(
             jax.random.fold_in(jax.random.fold_in(self.key, step), _VIEWS),
-            images,
+            batch["image"],
             crop_padding=self.crop_padding,
             flip=self.flip,
-            share=jax.lax.axis_index(AXIS),
-            num_shares=jax.lax.axis_size(AXIS),
+            shard=jax.lax.axis_index(AXIS),
+            num_shards=jax.lax.axis_size(AXIS),
         )
-
-    def ask_teacher(self, variables: Variables, images: jax.Array) -> Answers:
-        """The teacher's forward pass, in evaluation mode, as far as it is needed."""
-        if self.teacher is None or not self.objective.needs_teacher:
-            return Answers(None, [])
-        if self.objective.feature_weight == 0:
-            return Answers(apply(self.teacher, variables, images), [])
-        logits, updates = self.teacher.apply(
-            variables, images, train=False, mutable=["intermediates"]
-        )
-        features = jax.tree.leaves(updates["intermediates"])
-        return Answers(logits if self.objective.needs_logits else None, features)
+        return {**batch, "image": images}
 
     def loss(
         self,
-        params: Any,
+        params: chex.ArrayTree,
         state: TrainState,
-        images: jax.Array,
-        labels: jax.Array,
-        answers: Answers,
-    ) -> tuple[jax.Array, tuple[Metrics, Any]]:
-        """The student's forward pass and its loss.
+        teacher_variables: Variables,
+        views: Batch,
+    ) -> tuple[jax.Array, tuple[Metrics, chex.ArrayTree]]:
+        """Both forward passes and the loss.
 
         Args:
-            params: what the loss is differentiated by; those of the state.
+            params: what the loss is differentiated by: those of the state, whose absent
+                weights are zero. These have gradients too, by which the rewiring finds
+                the ones to grow.
             state: before the step.
-            images: normalised, float32 `[batch, height, width, channels]`.
-            labels: int32 `[batch]`.
-            answers: of the teacher.
+            teacher_variables: `params` and `batch_stats`, unless there is no teacher.
+            views: a batch, augmented.
 
         Returns:
             The loss, and beside it the metrics and the updated running statistics.
         """
-        objective = self.objective
+        objective, labels = self.objective, views["label"]
+        images = normalize(views["image"], self.dataset.mean, self.dataset.std)
+        answers = self.ask_teacher(teacher_variables, images)
         compares_features = self.teacher is not None and objective.feature_weight > 0
         collections = ["intermediates"] if compares_features else []
         logits, updates = self.model.apply(
@@ -155,61 +176,27 @@ class JointStep:
         metrics["accuracy"] = jnp.mean(jnp.argmax(logits, axis=-1) == labels)
         return metrics["loss"], (metrics, updates["batch_stats"])
 
+    def ask_teacher(self, variables: Variables, images: jax.Array) -> Answers:
+        """The teacher's forward pass, in evaluation mode, as far as it is needed."""
+        if self.teacher is None or not self.objective.needs_teacher:
+            return Answers(None, [])
+        if self.objective.feature_weight == 0:
+            return Answers(apply(self.teacher, variables, images), [])
+        logits, updates = self.teacher.apply(
+            variables, images, train=False, mutable=["intermediates"]
+        )
+        features = jax.tree.leaves(updates["intermediates"])
+        return Answers(logits if self.objective.needs_logits else None, features)
+
     def gradients(
         self, state: TrainState, teacher_variables: Variables, batch: Batch
-    ) -> tuple[Any, Metrics, Any]:
-        """Both forward passes and the backward pass.
-
-        Gradients are taken with respect to the stored parameters, whose absent weights
-        are zero, and are dense: absent weights have gradients too, by which the
-        rewiring finds the ones to grow.
-
-        Returns:
-            Means over all devices of the gradients, over this one of the metrics, and
-            over all of the updated running statistics.
-        """
-
-        def of_microbatch(part: Batch) -> tuple[Any, Metrics, Any]:
-            images = normalize(part["image"], self.dataset.mean, self.dataset.std)
-            answers = self.ask_teacher(teacher_variables, images)
-            gradients, (metrics, batch_stats) = jax.grad(self.loss, has_aux=True)(
-                state.params, state, images, part["label"], answers
-            )
-            return gradients, metrics, batch_stats
-
-        views = {**batch, "image": self.views(state.step, batch["image"])}
-        found = mean_over_parts(of_microbatch, views, self.accumulation)
-        gradients, metrics, batch_stats = found
-        gradients, batch_stats = jax.lax.pmean((gradients, batch_stats), AXIS)
-        return gradients, metrics, batch_stats
-
-    def train_step(
-        self, state: TrainState, teacher_variables: Variables, batch: Batch
-    ) -> tuple[TrainState, Metrics]:
-        """The whole step.
-
-        Returns:
-            The state after it, and metrics: float32 scalars, means over all devices;
-            their names are `objective.metrics`.
-        """
-        gradients, metrics, batch_stats = self.gradients(
-            state, teacher_variables, batch
-        )
-        # Momentum is as dense as the gradients; only the weights are masked.
-        updates, opt_state = self.optimizer.update(
-            gradients, state.opt_state, state.params
-        )
-        params = optax.apply_updates(state.params, updates)
-        state = dataclasses.replace(
-            state,
-            step=state.step + 1,
-            params=apply_masks(state.masks, params),
-            batch_stats=batch_stats,
-            opt_state=opt_state,
-        )
-        metrics = jax.lax.pmean(metrics, AXIS)
-        metrics["gradient_norm"] = optax.tree.norm(gradients)
-        return state, metrics
+    ) -> chex.ArrayTree:
+        """Those by which a step would go, means over all devices, dense."""
+        views = self.views(state.step, batch)
+        gradient = in_microbatches(jax.grad(self.loss, has_aux=True), self.microbatches)
+        found, _ = gradient(state.params, state, teacher_variables, views)
+        gradients: chex.ArrayTree = jax.lax.pmean(found, AXIS)
+        return gradients
 
 
 def apply(model: nn.Module, variables: Variables, images: jax.Array) -> jax.Array:
@@ -230,8 +217,9 @@ def make_eval_step(model: nn.Module, dataset: DatasetSpec) -> EvalStep:
     def eval_step(variables: Variables, batch: Batch) -> Metrics:
         images = normalize(batch["image"], dataset.mean, dataset.std)
         logits = apply(model, variables, images)
-        losses = jax.vmap(task_loss)(logits[:, None], batch["label"][:, None])
-        correct = jnp.argmax(logits, axis=-1) == batch["label"]
+        labels = batch["label"]
+        losses = optax.losses.softmax_cross_entropy_with_integer_labels(logits, labels)
+        correct = jnp.argmax(logits, axis=-1) == labels
         weight = batch["weight"]
         sums = {
             "correct": jnp.sum(weight * correct),

@@ -8,13 +8,13 @@ Cost: about 4 hours on 2 CPU cores for 30 runs, in any number of sittings and, w
 Expected: see results/cifar10_cpu.
 """
 
+from alite_jax.study.ablation_rows import SHORT_PRUNING, method_rows, short_training
 from alite_jax.study.declaration import Row, Study
-from alite_jax.study.method import SHORT_PRUNING, method_rows, short_training
 
 
 def get_study() -> Study:
     """Returns the study."""
-    # For sparse students of few epochs: results/combined_recipe_cifar10_cpu.
+    # For sparse students of few epochs: results/recipe_cifar10_cpu_combined.
     faster = {"student.optimizer.learning_rate": 0.2}
     rows = method_rows(
         {

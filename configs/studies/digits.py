@@ -7,8 +7,8 @@ Expected: most rows within a few points of the teacher; the 500 test images, 0.2
 each, are too few to rank them.
 """
 
+from alite_jax.study.ablation_rows import method_rows
 from alite_jax.study.declaration import Study
-from alite_jax.study.method import method_rows
 
 
 def get_study() -> Study:

@@ -1,0 +1,121 @@
+"""The configuration that a run records in its folder, whole wherever that is moved.
+
+A path means what it says where the command was typed. In `config.json` it must mean the
+same to whoever reads it later, from any folder: folders of other runs are written as
+seen from the run's own, so that they may move together, and folders of data whole.
+"""
+
+import json
+import os
+from collections.abc import Callable
+from pathlib import Path
+
+from ml_collections import ConfigDict
+
+from alite_jax.config import default_config, flatten, override
+from alite_jax.errors import ConfigError
+from alite_jax.paths import is_url, user_path
+
+FILE = "config.json"
+# Fields of before, and the one value that a run of today has in their place; None where
+# the field had no part in a run's result but for rounding.
+RETIRED = {
+    "data.on_device": None,
+    "compute.steps_per_dispatch": None,
+    "student.embedding_scale": 1.0,
+    "student.norm_momentum": 0.9,
+}
+_LAST_VERSION = "01aceb7"  # The commit that still read them all.
+
+OTHER_RUNS = ("teacher.workdir", "student.init_workdir")
+_DATA = ("data.data_dir", "data.manual_dir")
+
+
+def to_json(config: ConfigDict) -> str:
+    """Returns the text of `config.json`: sorted keys, tuples as lists."""
+    return json.dumps(config.to_dict(), sort_keys=True, indent=2) + "\n"
+
+
+def from_json(text: str) -> ConfigDict:
+    """Reads what `to_json` wrote.
+
+    Args:
+        text: a JSON object; a field that it lacks takes its default, so that runs from
+            before the field existed stay readable, and one of `RETIRED` is left out.
+
+    Returns:
+        A locked, validated configuration.
+
+    Raises:
+        ConfigError: the text is not JSON, or not a valid configuration.
+    """
+    try:
+        values = json.loads(text)
+    except json.JSONDecodeError as error:
+        raise ConfigError(f"the configuration is not valid JSON: {error}") from error
+    if not isinstance(values, dict):
+        raise ConfigError(
+            f"the configuration must be a JSON object, found {type(values).__name__}"
+        )
+    fields = flatten(values)
+    for name, value in RETIRED.items():
+        found = fields.pop(name, value)
+        if value is not None and found != value:
+            raise ConfigError(
+                f"{name} is {found!r}, but no longer a field: what was trained with"
+                f" anything but {value!r} is read by commit {_LAST_VERSION} of this"
+                " project"
+            )
+    return override(default_config(), fields)
+
+
+def recorded(config: ConfigDict, folder: Path) -> ConfigDict:
+    """Returns a configuration as the run in `folder` records it."""
+    start = os.path.abspath(folder)
+    seen = _replaced(
+        config, OTHER_RUNS, lambda text: os.path.relpath(user_path(text), start)
+    )
+    return _replaced(seen, _DATA, lambda text: os.path.abspath(user_path(text)))
+
+
+def absolute(config: ConfigDict) -> ConfigDict:
+    """Returns a configuration that names folders of other runs from the root on."""
+    return _replaced(config, OTHER_RUNS, lambda text: os.path.abspath(user_path(text)))
+
+
+def read_config(folder: Path) -> ConfigDict:
+    """Returns the configuration that a run has recorded, for use from here.
+
+    Args:
+        folder: of the run.
+
+    Raises:
+        ConfigError: the file is missing or damaged.
+    """
+    path = folder / FILE
+    try:
+        config = from_json(path.read_text())
+    except (OSError, UnicodeDecodeError, ConfigError) as error:
+        raise ConfigError(f"{path} cannot be used: {error}") from error
+    return _replaced(config, OTHER_RUNS, lambda text: _found(text, folder))
+
+
+def _found(text: str, folder: Path) -> str:
+    """Where a recorded folder is, as a path from here."""
+    seen = os.path.normpath(os.path.join(folder, user_path(text)))
+    if os.path.isdir(seen) or text.startswith(os.pardir):
+        return seen
+    # Earlier versions recorded what was typed: as seen from where one stood, which is
+    # as a rule above the run's folder.
+    for above in (*Path(os.path.abspath(folder)).parents, Path.cwd()):
+        if (above / text).is_dir():
+            return str(above / text)
+    return seen
+
+
+def _replaced(
+    config: ConfigDict, fields: tuple[str, ...], change: Callable[[str], str]
+) -> ConfigDict:
+    given = {name: text for name, text in flatten(config).items() if name in fields}
+    paths = {name: text for name, text in given.items() if text and not is_url(text)}
+    return override(config, {name: change(text) for name, text in paths.items()})

@@ -1,0 +1,149 @@
+"""Counting what a network costs, layer by layer: size, compute, memory of one image.
+
+Absent weights are counted from real masks (`network_cost`) or from a nominal density
+(`nominal_counts`), always as whole weights. What a MAC is says `layers`.
+"""
+
+import math
+import operator
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import astuple, dataclass
+
+import chex
+import flax.linen as nn
+
+from alite_jax.counting.layers import Layer, trace_layers
+from alite_jax.sparsity.distributions import layer_counts
+from alite_jax.sparsity.masks import is_prunable, kept_entries
+from alite_jax.trees import named_leaves
+
+_FLOAT32_BYTES = 4
+
+
+@dataclass(frozen=True)
+class Cost:
+    """What a layer or a network costs for one image; costs can be added.
+
+    Attributes:
+        parameters: trained numbers, BatchNorm's scale and bias included.
+        nonzero_parameters: those that are kept, plus all that is never pruned.
+        weights: the prunable parameters, which are the kernels.
+        nonzero_weights: those that are kept.
+        weight_macs: MACs of the dense kernels.
+        core_macs: MACs of the attention cores.
+        nonzero_macs: MACs of the kept weights, and of the attention cores in full.
+        activations: elements of the outputs of convolutions, projections, attention,
+            BatchNorm and the classifier, each by itself; after a layer's own pooling.
+        dense_bytes: parameters as float32.
+        packed_bytes: non-zero parameters as float32, plus one bit for each entry of
+            every array from which something is absent, in whole bytes.
+    """
+
+    parameters: int = 0
+    nonzero_parameters: int = 0
+    weights: int = 0
+    nonzero_weights: int = 0
+    weight_macs: int = 0
+    core_macs: int = 0
+    nonzero_macs: int = 0
+    activations: int = 0
+    dense_bytes: int = 0
+    packed_bytes: int = 0
+
+    @property
+    def macs(self) -> int:
+        """MACs of the dense network, attention cores included."""
+        return self.weight_macs + self.core_macs
+
+    def __add__(self, other: "Cost") -> "Cost":
+        return Cost(*map(operator.add, astuple(self), astuple(other)))
+
+
+def total(costs: Iterable[Cost]) -> Cost:
+    """The sum of some costs."""
+    return sum(costs, Cost())
+
+
+def nominal_counts(
+    layers: Sequence[Layer], density: float, distribution: str = "uniform"
+) -> dict[str, int]:
+    """How many entries new masks of a density keep, without drawing them.
+
+    Args:
+        layers: of the whole network.
+        density: kept fraction of the prunable weights, in (0, 1].
+        distribution: see `layer_counts`; `"uniform"` keeps `round(density * size)` of
+            each array, and at least one.
+
+    Returns:
+        Kept entries by path of the parameter; of what is never pruned, all.
+
+    Raises:
+        ConfigError: for a density outside (0, 1] or an unknown distribution.
+    """
+    shapes = {
+        f"{layer.path}/{name}": shape
+        for layer in layers
+        for name, shape in layer.shapes.items()
+    }
+    # The order of a pytree's leaves, in which "erk" rounds.
+    prunable = sorted(filter(is_prunable, shapes), key=lambda path: path.split("/"))
+    counts = layer_counts([shapes[path] for path in prunable], density, distribution)
+    dense = {path: math.prod(shape) for path, shape in shapes.items()}
+    return dense | dict(zip(prunable, counts, strict=True))
+
+
+def layer_costs(layers: Iterable[Layer], kept: Mapping[str, int]) -> dict[str, Cost]:
+    """The cost of each layer by its path, in the order of `layers`.
+
+    Args:
+        layers: from `trace_layers`.
+        kept: entries that each parameter keeps, by path.
+    """
+    return {layer.path: _layer_cost(layer, kept) for layer in layers}
+
+
+def _layer_cost(layer: Layer, kept: Mapping[str, int]) -> Cost:
+    counts = {
+        f"{layer.path}/{name}": math.prod(shape) for name, shape in layer.shapes.items()
+    }
+    parameters = sum(counts.values())
+    nonzero = sum(kept[path] for path in counts)
+    weights = [path for path in counts if is_prunable(path)]
+    size, left = (sum(c[path] for path in weights) for c in (counts, kept))
+    mask_bytes = sum(-(-size // 8) for p, size in counts.items() if kept[p] < size)
+    return Cost(
+        parameters=parameters,
+        nonzero_parameters=nonzero,
+        weights=size,
+        nonzero_weights=left,
+        weight_macs=layer.weight,
+        core_macs=layer.core,
+        nonzero_macs=layer.core + (layer.weight * left // size if weights else 0),
+        activations=layer.outputs,
+        dense_bytes=_FLOAT32_BYTES * parameters,
+        packed_bytes=_FLOAT32_BYTES * nonzero + mask_bytes,
+    )
+
+
+def network_cost(
+    model: nn.Module,
+    image_shape: tuple[int, int, int],
+    params: chex.ArrayTree,
+    masks: chex.ArrayTree,
+) -> dict[str, int]:
+    """Size and compute of a network with its masks, for one image.
+
+    Args:
+        model: see `trace_layers`.
+        image_shape: (height, width, channels).
+        params: its parameters, or their shapes.
+        masks: of the structure of `params`.
+
+    Returns:
+        `parameters`, `nonzero_parameters`, `macs` and `nonzero_macs`, as in `Cost`.
+    """
+    kept = dict(named_leaves(kept_entries(masks, params)))
+    cost = total(layer_costs(trace_layers(model, image_shape), kept).values())
+    names = ("parameters", "nonzero_parameters", "macs", "nonzero_macs")
+    return {name: getattr(cost, name) for name in names}

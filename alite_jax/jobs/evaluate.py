@@ -1,0 +1,56 @@
+"""The job `evaluate`: how good the networks of a run are, measured again."""
+
+import os
+import time
+from typing import Any
+
+from ml_collections import ConfigDict
+
+from alite_jax.config import validate
+from alite_jax.jax_settings import job, keep_compiled_programs
+from alite_jax.jobs.command import Command
+from alite_jax.pages.table import comparison_table
+from alite_jax.paths import user_path
+from alite_jax.runs.evaluation import Evaluator
+from alite_jax.runs.networks import create_networks, load_data
+from alite_jax.runs.processes import say
+from alite_jax.runs.summary import compare, network_summary
+
+
+def run(command: Command) -> None:
+    """Evaluates the networks of the run in the folder."""
+    keep_compiled_programs()
+    evaluate(command.config(), command.workdir)
+
+
+@job
+def evaluate(config: ConfigDict, workdir: str | os.PathLike[str]) -> dict[str, Any]:
+    """Evaluates the newest checkpoints of a run on the evaluation split.
+
+    Args:
+        config: the run's own; the evaluation split and its batch size may differ.
+        workdir: the run's folder.
+
+    Returns:
+        `dataset`, `seed`, `teacher`, `student`, `ratios`, `accuracy_drop` and `seconds`
+        as in `summary.json`.
+
+    Raises:
+        AliteError: with one sentence, for example if there is no checkpoint.
+    """
+    validate(config)
+    data = load_data(config)
+    started = time.monotonic()
+    results = []
+    for network in create_networks(config, data, user_path(workdir)):
+        evaluator = Evaluator(network.model, data, config.data.eval_batch_size)
+        variables = network.restore(data.image_shape)
+        results.append(network_summary(network, variables, evaluator, data))
+    summary = {
+        "dataset": config.data.name,
+        "seed": config.seed,
+        **compare(*results),
+        "seconds": {"evaluation": time.monotonic() - started},
+    }
+    say(comparison_table(summary))
+    return summary

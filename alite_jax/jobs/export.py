@@ -1,0 +1,213 @@
+"""The job `export`: from a finished run to a folder that works without it."""
+
+import json
+import os
+import shutil
+import time
+from collections.abc import Mapping
+from contextlib import nullcontext
+from dataclasses import replace
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+from ml_collections import ConfigDict
+
+from alite_jax.config import validate
+from alite_jax.data.sources import Data, class_names
+from alite_jax.deploy import artefact
+from alite_jax.deploy.card import card_text
+from alite_jax.deploy.pack import pack, unpack
+from alite_jax.deploy.program import (
+    Forward,
+    compare,
+    export_program,
+    forward_of,
+    milliseconds,
+)
+from alite_jax.deploy.tflite import read_tflite, tflite_program, with_all_pairs
+from alite_jax.jax_settings import job, keep_compiled_programs
+from alite_jax.jobs.command import Command
+from alite_jax.models.precision import bounds, logits_change
+from alite_jax.models.resnet import ResNet
+from alite_jax.paths import user_path
+from alite_jax.runs import parallel
+from alite_jax.runs.evaluation import Evaluator
+from alite_jax.runs.fit import Network
+from alite_jax.runs.folder import at_work, write_whole
+from alite_jax.runs.networks import (
+    compact_checked,
+    compared_images,
+    create_networks,
+    load_data,
+)
+from alite_jax.runs.summary import network_summary
+from alite_jax.structure.compact import widths_as_json
+from alite_jax.training.state import Variables
+
+BATCHES = (1, 64)  # images, for which both networks are timed
+
+
+def run(command: Command) -> None:
+    """Exports the student of the run in the folder and prints its card."""
+    keep_compiled_programs()
+    flags = command.flags
+    how = flags.values, flags.multiple, flags.tflite
+    export(command.config(), command.workdir, *how)
+    print((command.workdir / "export" / artefact.CARD_TEXT).read_text())
+
+
+@job
+def export(
+    config: ConfigDict,
+    workdir: str | os.PathLike[str],
+    values: str = "int8",
+    multiple: int = 1,
+    tflite: bool = False,
+) -> dict[str, Any]:
+    """Writes the student of a run to `WORKDIR/export`, checked and timed.
+
+    It replaces an earlier one only once its program was found to agree with the network
+    on the whole evaluation split.
+
+    Args:
+        config: the run's own.
+        workdir: the run's folder.
+        values: how kept weights are stored, one of `alite_jax.deploy.pack.VALUES`.
+        multiple: of the widths that compaction leaves; see `compact`.
+        tflite: whether to write a program for LiteRT as well.
+
+    Returns:
+        The content of `card.json`.
+
+    Raises:
+        AliteError: with one sentence, for whatever is wrong.
+    """
+    validate(config)
+    folder = user_path(workdir)
+    # A folder that is not there holds no run, and is not made by asking for one.
+    with at_work(folder) if folder.is_dir() else nullcontext():
+        return _export(config, folder, values, multiple, tflite)
+
+
+def _export(
+    config: ConfigDict, folder: Path, values: str, multiple: int, tflite: bool
+) -> dict[str, Any]:
+    data = load_data(config)
+    images = data.evaluation.images
+    teacher, student = create_networks(config, data, folder)
+    taught_by, trained = (net.restore(data.image_shape) for net in (teacher, student))
+
+    # 1. Channels and heads that the masks leave without effect are cut out.
+    assert isinstance(student.model, ResNet)
+    some = compared_images(data)
+    smaller = compact_checked(student.model, trained, some, multiple)
+    compacted = replace(student, model=smaller.model)
+
+    # 2. From here on the student is what a reader will unpack, rounded as it is stored.
+    model = student.identity | {"widths": widths_as_json(smaller.model)}
+    content = pack(model, smaller.variables, values)
+    packed = unpack(content)
+
+    # 3. Both networks become programs in the same way, so that their times compare. A
+    # missing converter for LiteRT is noticed here, before anything is measured.
+    programs = {
+        "teacher": _program(teacher, taught_by, data),
+        "student": _program(compacted, packed.variables, data),
+    }
+    forward, weights, program = programs["student"]
+    lite = None
+    if tflite:
+        simpler = forward_of(with_all_pairs(smaller.model), data.spec)
+        lite = tflite_program(simpler, weights, data.image_shape)
+
+    # 4. Everything goes to a draft, since an earlier export stays until this one is
+    # whole. Reading it back needs what the card says by now.
+    before = _measured(student, trained, config, data)
+    card = {
+        **_measured(compacted, packed.variables, config, data),
+        "dataset": data.spec.name,
+        "image_shape": list(data.image_shape),
+        "classes": class_names(config.data),
+        "density": before["density"],
+        "values": values,
+        "accuracy_before_packing": before["accuracy"],
+        "macs_before_compaction": before["macs"],
+        "packing_error": logits_change(
+            (smaller.model, smaller.variables), (smaller.model, packed.variables), some
+        ),
+        "bytes": packed.sizes | {"program": len(program)},
+        "teacher": {
+            **_measured(teacher, taught_by, config, data),
+            "bytes": sum(
+                leaf.nbytes for leaf in jax.tree.leaves(programs["teacher"][1])
+            ),
+        },
+    }
+    draft = folder / "export_draft"
+    shutil.rmtree(draft, ignore_errors=True)
+    write_whole(draft / artefact.WEIGHTS, content)
+    write_whole(draft / artefact.GRAPH, program)
+    write_whole(draft / artefact.CARD, json.dumps(card))
+
+    # 5. What is read back must predict what the network predicts, on every image.
+    allowed = bounds(smaller.model.dtype, weights)
+    network = partial(jax.jit(forward), weights)
+    check = partial(compare, network=network, images=images, allowed=allowed)
+    agreement = check(artefact.load(draft).logits)
+    card["agreement"] = agreement._asdict() | {"allowed": allowed._asdict()}
+    if lite is not None:
+        call = read_tflite(lite)
+        card["tflite"] = {
+            "agreement": check(call)._asdict(),
+            "milliseconds": milliseconds({"lite": call}, images[:1])["lite"],
+            "bytes": len(lite),
+        }
+        write_whole(draft / artefact.TFLITE, lite)
+
+    # 6. Timed beside its teacher, it takes the place of an earlier export.
+    card["milliseconds"] = _times(programs, images)
+    card["environment"] = {
+        "jax": jax.__version__,
+        "device": parallel.describe_devices(),
+        "date": time.strftime("%Y-%m-%d"),
+    }
+    write_whole(draft / artefact.CARD_TEXT, card_text(card))
+    write_whole(draft / artefact.CARD, json.dumps(card, indent=2) + "\n")
+    target = folder / "export"
+    shutil.rmtree(target, ignore_errors=True)
+    draft.rename(target)
+    return card
+
+
+def _program(
+    network: Network, variables: Variables, data: Data
+) -> tuple[Forward, Variables, bytes]:
+    """A network's function, the weights that it is called with, and its export."""
+    weights = jax.device_put({n: variables[n] for n in ("params", "batch_stats")})
+    forward = forward_of(network.model, data.spec)
+    return forward, weights, export_program(forward, weights, data.image_shape)
+
+
+def _measured(
+    network: Network, variables: Variables, config: ConfigDict, data: Data
+) -> dict[str, Any]:
+    evaluator = Evaluator(network.model, data, config.data.eval_batch_size)
+    return network_summary(network, variables, evaluator, data)
+
+
+def _times(
+    programs: Mapping[str, tuple[Forward, Variables, bytes]], images: np.ndarray
+) -> dict[str, dict[str, float]]:
+    """Milliseconds of each network by batch."""
+    calls = {
+        phase: artefact.compiled(content, weights)
+        for phase, (_, weights, content) in programs.items()
+    }
+    times: dict[str, dict[str, float]] = {phase: {} for phase in programs}
+    for batch in BATCHES:
+        for phase, median in milliseconds(calls, images[:batch]).items():
+            times[phase][str(batch)] = median
+    return times

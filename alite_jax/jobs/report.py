@@ -1,0 +1,207 @@
+"""The job `report`: one page about a finished run, with nothing left to look up."""
+
+import os
+from collections.abc import Mapping, Sequence
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import flax.linen as nn
+import jax
+import numpy as np
+from ml_collections import ConfigDict
+
+from alite_jax.config import validate
+from alite_jax.config.run_config import to_json
+from alite_jax.counting.comparison import configured_costs
+from alite_jax.data.pipeline import in_batches
+from alite_jax.data.sources import Data, class_names
+from alite_jax.deploy.program import forward_of
+from alite_jax.errors import CheckpointError
+from alite_jax.jax_settings import job, keep_compiled_programs
+from alite_jax.jobs.command import Command
+from alite_jax.pages import run_plots
+from alite_jax.pages.attention_maps import attention_maps
+from alite_jax.pages.cost_table import networks_table
+from alite_jax.pages.report_page import Section, report_page
+from alite_jax.pages.table import COMPARISON_HEAD, card_rows, comparison_rows
+from alite_jax.paths import user_path
+from alite_jax.runs.folder import read_card, read_summary, write_whole
+from alite_jax.runs.metrics import read_metrics
+from alite_jax.runs.networks import load_data, restore
+from alite_jax.training.state import Variables
+from alite_jax.trees import named_leaves
+
+FILE = Path("report", "index.html")
+_PICTURES = 16  # images to show
+
+
+def run(command: Command) -> None:
+    """Writes the page of the run in the folder and says where it is."""
+    keep_compiled_programs()
+    print(f"written to {report(command.config(), command.workdir)}")
+
+
+@job
+def report(config: ConfigDict, workdir: str | os.PathLike[str]) -> Path:
+    """Writes `WORKDIR/report/index.html`, a page that carries all its pictures.
+
+    Args:
+        config: the run's own.
+        workdir: the folder of a finished run; if it was exported, that is in the page.
+
+    Returns:
+        The path of the page.
+
+    Raises:
+        CheckpointError: the run is not finished.
+        AliteError: with one sentence, for whatever else is wrong.
+    """
+    validate(config)
+    folder = user_path(workdir)
+    summary = read_summary(folder)
+    if summary is None or "student" not in summary:
+        raise CheckpointError(
+            f"{folder} holds no finished run, which a report is about; train it first"
+        )
+    data = load_data(config)
+    model, variables = restore(config, folder)["student"]
+    records = read_metrics(folder)
+    student, ratios = summary["student"], summary["ratios"]
+    environment = summary["environment"]
+    page = report_page(
+        f"{student['name']} on {summary['dataset']}",
+        f"Seed {summary['seed']}; {len(data.evaluation):,} evaluation images; trained"
+        f" on {environment['device']} with jax {environment['jax']}.",
+        [
+            (f"{100 * student['accuracy']:.2f} %", "accuracy"),
+            (f"{-summary['accuracy_drop']:+.2f}", "points against its teacher"),
+            (f"{ratios['parameters']:.1f}x", "fewer non-zero parameters"),
+            (f"{ratios['nonzero_macs']:.1f}x", "fewer non-zero MACs"),
+        ],
+        [
+            _comparison(summary),
+            Section(
+                "Learning",
+                "First the teacher, then the student, distilled while it is pruned.",
+                run_plots.draw(run_plots.curves, records),
+            ),
+            *_layers(records, variables),
+            *_attention(model, variables, data),
+            *_predictions(model, variables, data, class_names(config.data)),
+            Section(
+                "Cost of each layer",
+                "Parameters, MACs and bytes of one image, masks as the density says.",
+                folded=networks_table(*configured_costs(config), "table"),
+            ),
+            *_export(read_card(folder)),
+            Section("Configuration", folded=to_json(config)),
+        ],
+    )
+    write_whole(folder / FILE, page)
+    return folder / FILE
+
+
+def _comparison(summary: Mapping[str, Any]) -> Section:
+    teacher, student = summary["teacher"], summary["student"]
+    return Section(
+        "Teacher and student",
+        f"{teacher['name']}, and {student['name']} at density"
+        f" {100 * student['density']:.1f} %.",
+        rows=[
+            COMPARISON_HEAD,
+            *comparison_rows(summary),
+            *(
+                [f"{name.replace('_', ' ')}, seconds", "", f"{seconds:,.0f}", ""]
+                for name, seconds in summary["seconds"].items()
+            ),
+        ],
+    )
+
+
+def _layers(records: run_plots.Records, variables: Variables) -> list[Section]:
+    """Densities and masks, for a student that is pruned."""
+    kernels = {
+        path.removesuffix("/kernel"): np.asarray(mask)
+        for path, mask in named_leaves(variables["masks"])
+        if np.ndim(mask) == 2 and "stage" in path
+    }
+    if not kernels:
+        return []
+    # Eight of them, from everywhere in the network.
+    names = [name for name in kernels if name.endswith(("query", "value", "expand"))]
+    names = (names or list(kernels))[:: max(1, len(names) // 8)][:8]
+    return [
+        Section(
+            "Density of each layer",
+            "After each epoch; layers in the order in which they run.",
+            run_plots.draw(run_plots.layers_over_time, records),
+        ),
+        Section(
+            "Masks",
+            "Inputs downwards, outputs to the right; kept weights are black.",
+            run_plots.draw(run_plots.masks, {name: kernels[name] for name in names}),
+        ),
+    ]
+
+
+def _attention(model: nn.Module, variables: Variables, data: Data) -> list[Section]:
+    """The maps of the first attention layer, for a student that has one."""
+    paths = [
+        path.removesuffix("/row_embeddings")
+        for path, _ in named_leaves(variables["params"])
+        if path.endswith("row_embeddings") and "stage" in path
+    ]
+    if not paths:
+        return []
+    images = data.evaluation.images[:8]
+    maps = attention_maps(model, variables, images, data.spec, paths[0])
+    middle = maps[:, maps.shape[1] // 2, maps.shape[2] // 2]
+    return [
+        Section(
+            "Where attention looks",
+            f"Weights of {paths[0]} over the window around the middle of each image.",
+            run_plots.draw(run_plots.attention, images, middle),
+        )
+    ]
+
+
+def _predictions(
+    model: nn.Module, variables: Variables, data: Data, classes: Sequence[str]
+) -> list[Section]:
+    """Correct and wrong predictions of evaluation images, and how many of each."""
+    images, labels = data.evaluation.images, data.evaluation.labels
+    forward = jax.jit(partial(forward_of(model, data.spec), variables))
+    probabilities = np.asarray(jax.nn.softmax(in_batches(forward, images)))
+    predicted = probabilities.argmax(axis=1)
+    correct = np.flatnonzero(predicted == labels)[:_PICTURES]
+    wrong = np.flatnonzero(predicted != labels)
+    # The mistakes that the network is surest of say most.
+    wrong = wrong[np.argsort(-probabilities[wrong].max(axis=1))][:_PICTURES]
+    sections = []
+    for title, text, chosen in (
+        ("Correct predictions", "The first, with the class's probability.", correct),
+        ("Wrong predictions", "Those that the network is surest of.", wrong),
+    ):
+        if len(chosen):
+            shown = images[chosen], labels[chosen], probabilities[chosen], classes
+            picture = run_plots.draw(run_plots.examples, *shown)
+            sections.append(Section(title, text, picture))
+    counts = np.zeros((len(classes), len(classes)), int)
+    np.add.at(counts, (labels, predicted), 1)
+    picture = run_plots.draw(run_plots.confusion_matrix, counts, classes)
+    return [*sections, Section("Confusion matrix", picture=picture)]
+
+
+def _export(card: Mapping[str, Any] | None) -> list[Section]:
+    """What the card says, for a run that was exported."""
+    if card is None:
+        return []
+    parts = [[f"bytes, {n}", "", f"{s:,}", ""] for n, s in card["bytes"].items()]
+    return [
+        Section(
+            "Exported",
+            f"Weights as {card['values']}, timed on {card['environment']['device']}.",
+            rows=[COMPARISON_HEAD, *card_rows(card), *parts],
+        )
+    ]

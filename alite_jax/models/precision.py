@@ -1,0 +1,88 @@
+"""How far programs of one network may lie apart, by the precision of their products.
+
+A factor of `p` significant bits is rounded by up to `2**-p` of itself. The roundings of
+different layers have nothing to do with one another, so over `n` products in a row they
+add up like a random walk, to about `sqrt(n)` of one; four times that is allowed.
+"""
+
+import math
+from functools import partial
+from typing import NamedTuple
+
+import chex
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.typing import DTypeLike
+
+Network = tuple[nn.Module, chex.ArrayTree]  # With its variables.
+
+# Of the largest logit, whatever the precision: programs may add in another order.
+_LEAST = 1e-3
+
+# What a float32 factor of a product keeps by JAX's default: TF32 on an NVIDIA GPU, one
+# pass in bfloat16 on a TPU.
+_FLOAT32_BITS = {"cpu": 24, "gpu": 11, "tpu": 8}
+
+
+class Bounds(NamedTuple):
+    """What two programs of one network may differ by.
+
+    Attributes:
+        bits: significant ones of the factors of their products.
+        products: kernels, each a product.
+        logits_error: of a logit, as a fraction of the largest one.
+    """
+
+    bits: int
+    products: int
+    logits_error: float
+
+    @property
+    def exact(self) -> bool:
+        """Whether products are as exact as float32 itself."""
+        return self.bits == 24
+
+
+def bounds(dtype: DTypeLike, weights: chex.ArrayTree) -> Bounds:
+    """Returns the bounds for programs that run here, on the default backend.
+
+    Args:
+        dtype: in which the network computes, float32 or bfloat16.
+        weights: `params` and `batch_stats` of the network.
+    """
+    bits = _significant_bits(dtype)
+    leaves = jax.tree.leaves(weights["params"])
+    products = sum(np.ndim(leaf) >= 2 for leaf in leaves)
+    return Bounds(bits, products, max(_LEAST, 4 * math.sqrt(products) * 2.0**-bits))
+
+
+def _significant_bits(dtype: DTypeLike) -> int:
+    if jnp.dtype(dtype) == jnp.bfloat16:
+        return 8
+    asked = jax.config.jax_default_matmul_precision  # type: ignore[attr-defined]
+    if asked in ("highest", "float32"):
+        return 24
+    return _FLOAT32_BITS.get(jax.default_backend(), 8)
+
+
+def logits_change(before: Network, after: Network, images: jax.Array) -> float:
+    """The largest difference of a logit, as a fraction of the largest of `before`.
+
+    Both networks compute in float32, at the highest precision, whatever their dtype.
+
+    Args:
+        before: a module and its variables.
+        after: another one.
+        images: normalised, float32 `[batch, height, width, channels]`.
+    """
+
+    def logits(module: nn.Module, variables: chex.ArrayTree) -> np.ndarray:
+        weights = {name: variables[name] for name in ("params", "batch_stats")}
+        exact = partial(module.clone(dtype=jnp.float32).apply, train=False)
+        with jax.default_matmul_precision("highest"):
+            return np.asarray(jax.jit(exact)(weights, images))
+
+    first, second = logits(*before), logits(*after)
+    return float(np.abs(second - first).max() / np.abs(first).max())

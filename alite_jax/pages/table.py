@@ -1,0 +1,121 @@
+"""Tables as text, and teacher beside student as rows of one.
+
+Nothing here needs JAX, so that a mistake in a command line shows before it is loaded.
+"""
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+# How `--job=cost` prints (and `--job=config`), and what.
+FORMATS = ("table", "markdown", "json")
+TABLES = ("networks", "paper")
+
+COMPARISON_HEAD = ["", "teacher", "student", "change"]
+_COUNTS = (
+    ("parameters", "parameters"),
+    ("non-zero parameters", "nonzero_parameters"),
+    ("MACs", "macs"),
+    ("non-zero MACs", "nonzero_macs"),
+)
+
+
+def comparison_table(summary: Mapping[str, Any]) -> str:
+    """Returns a run's result as aligned plain text of at most 80 columns.
+
+    Args:
+        summary: the content of `summary.json`, in which accuracies and densities are
+            fractions; `seconds` maps what took the time to a number.
+
+    Returns:
+        Lines without a trailing line break.
+    """
+    student = summary["student"]
+    head = [
+        f"{summary['dataset']}, seed {summary['seed']}",
+        f"teacher: {summary['teacher']['name']}",
+        f"student: {student['name']} at density {_percent(student['density'])}",
+    ]
+    rows = [COMPARISON_HEAD, *comparison_rows(summary)]
+    times = [
+        [name.replace("_", " "), f"{seconds:,.1f} s"]
+        for name, seconds in summary["seconds"].items()
+    ]
+    return "\n".join([*head, "", *aligned(rows), "", *aligned(times)]).rstrip()
+
+
+def comparison_rows(summary: Mapping[str, Any]) -> list[list[str]]:
+    """The networks of `summary.json` beside each other, below `COMPARISON_HEAD`."""
+    teacher, student = summary["teacher"], summary["student"]
+    # Without `nonzero_macs`, a teacher is dense.
+    return _network_rows({"nonzero_macs": teacher["macs"]} | teacher, student)
+
+
+def card_rows(card: Mapping[str, Any]) -> list[list[str]]:
+    """The networks of `card.json` beside each other, below `COMPARISON_HEAD`."""
+    teacher, times = card["teacher"], card["milliseconds"]
+    rows = _network_rows(teacher, card)
+    rows.append(compared("bytes of the weights", teacher["bytes"], weight_bytes(card)))
+    for batch, ours in times["student"].items():
+        label, theirs = f"milliseconds, batch of {batch}", times["teacher"][batch]
+        rows.append(compared(label, theirs, ours, ".2f", _faster))
+    return rows
+
+
+def weight_bytes(card: Mapping[str, Any]) -> int:
+    """The bytes of an export's weights, everything but its program."""
+    return sum(size for part, size in card["bytes"].items() if part != "program")
+
+
+def _network_rows(
+    teacher: Mapping[str, Any], student: Mapping[str, Any]
+) -> list[list[str]]:
+    theirs, ours = teacher["accuracy"], student["accuracy"]
+    points = f"{100 * (ours - theirs):+.2f} points"
+    return [
+        ["accuracy", _percent(theirs), _percent(ours), points],
+        *(compared(label, teacher[name], student[name]) for label, name in _COUNTS),
+    ]
+
+
+def _smaller(ratio: float, less: str = "smaller", more: str = "larger") -> str:
+    return f"{ratio:,.1f}x {less}" if ratio >= 1 else f"{1 / ratio:,.1f}x {more}"
+
+
+def _faster(ratio: float) -> str:
+    return _smaller(ratio, "faster", "slower")
+
+
+def compared(
+    label: str,
+    teacher: float,
+    student: float,
+    form: str = ",",
+    change: Callable[[float], str] = _smaller,
+) -> list[str]:
+    """A row: what is compared, both numbers in a form, and teacher over student."""
+    return [label, f"{teacher:{form}}", f"{student:{form}}", change(teacher / student)]
+
+
+def _percent(fraction: float) -> str:
+    return f"{100 * fraction:.2f} %"
+
+
+def aligned(rows: Sequence[Sequence[str]], left: int = 1) -> list[str]:
+    """Joins cells into lines; the first `left` columns to the left, others right."""
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    return [
+        "  ".join(
+            cell.ljust(width) if column < left else cell.rjust(width)
+            for column, (cell, width) in enumerate(zip(row, widths, strict=True))
+        ).rstrip()
+        for row in rows
+    ]
+
+
+def markdown(rows: Sequence[Sequence[str]], left: int = 1) -> list[str]:
+    """The same as a Markdown table, whose first row is the head."""
+    rule = ["---" if column < left else "---:" for column in range(len(rows[0]))]
+    return [
+        f"| {' | '.join(cells)} |".replace("|  |", "| |")
+        for cells in (rows[0], rule, *rows[1:])
+    ]
