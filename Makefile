@@ -12,10 +12,10 @@ INSTALLED_DEV := $(VENV)/.installed-dev
 INSTALLED_BENCH := $(VENV)/.installed-bench
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-all bench lint format clean
+.PHONY: help demo test test-processes test-all bench lint format clean
 
 help:  ## list these commands
-	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
+	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 18
 
 demo: $(INSTALLED)  ## train, distil and prune on digits, then compare: a few minutes
 	$(BIN)/python launch.py --config=configs/digits.py --workdir=runs/demo
@@ -25,6 +25,9 @@ PYTEST := $(BIN)/python -m pytest -n 2 --dist loadfile
 
 test: $(INSTALLED_DEV)  ## run the tests; ARGS=... goes to pytest
 	$(PYTEST) $(ARGS)
+
+test-processes: $(INSTALLED_DEV)  ## run the slow tests of whole processes: several at once, kills, the notebook
+	$(PYTEST) -m slow tests/test_processes.py tests/test_interruption.py tests/test_notebook.py $(ARGS)
 
 test-all: $(INSTALLED_DEV)  ## run the slow tests too
 	$(PYTEST) -m "slow or not slow" $(ARGS)
