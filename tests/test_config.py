@@ -517,6 +517,7 @@ def test_a_configuration_of_before_is_read_without_the_fields_that_are_gone():
         "seed": 5,
         "data": {"on_device": "always"},
         "compute": {"steps_per_dispatch": 8},
+        "student": {"embedding_scale": 1.0, "norm_momentum": 0.9},
     }
     assert from_json(json.dumps(before)) == override(default_config(), {"seed": 5})
 
@@ -528,6 +529,10 @@ def test_a_configuration_of_before_is_read_without_the_fields_that_are_gone():
         ("[]", "the configuration must be a JSON object, found list"),
         ('{"sed": 1}', "unknown field 'sed'; did you mean 'seed'"),
         ('{"seed": 1.5}', "seed must be a whole number"),
+        (
+            '{"student": {"embedding_scale": 3.0}}',
+            "student.embedding_scale is 3.0, but no longer a field: .* commit 01aceb7",
+        ),
     ],
 )
 def test_wrong_json(text, message):
