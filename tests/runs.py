@@ -8,8 +8,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
-import jax
-import numpy as np
+import chex
 from fitting import records
 from tiny import assert_same, tiny_config
 
@@ -82,13 +81,7 @@ def assert_close_runs(
     ours, theirs = trained(found, *overrides), trained(wanted, *overrides)
     for phase in ("teacher", "student"):
         assert_same(ours[phase]["masks"], theirs[phase]["masks"])
-        for part in ("params", "batch_stats"):
-            gaps = jax.tree.map(
-                lambda a, b: np.max(np.abs(a - b)),
-                ours[phase][part],
-                theirs[phase][part],
-            )
-            assert max(jax.tree.leaves(gaps)) < tolerance
+    chex.assert_trees_all_close(ours, theirs, rtol=0, atol=tolerance)
     for line, other in zip(records(found), records(wanted), strict=True):
         assert line.keys() == other.keys()
         for name, value in line.items():

@@ -5,11 +5,13 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from archives import data_config
+from compiling import full_jit
 
 from alite_jax.config import get_config
 from alite_jax.data.augment import augment, normalize
 from alite_jax.data.sources import dataset_spec, load_split
 
+quick = jax.jit(augment, static_argnames=("crop_padding", "flip"))
 SHAPES = [(7, 8, 8, 1), (5, 6, 9, 3), (1, 4, 4, 3)]
 
 
@@ -43,9 +45,9 @@ def test_every_result_is_a_crop_of_its_own_image(
 ) -> None:
     images = random_images(shape)
     possible = [crops(image, padding, flip) for image in images]
-    step = jax.jit(lambda key: augment(key, images, crop_padding=padding, flip=flip))
     for seed in range(5):
-        result = step(jax.random.key(seed))
+        key = jax.random.key(seed)
+        result = quick(key, images, crop_padding=padding, flip=flip)
         assert result.shape == shape and result.dtype == jnp.uint8
         for image, allowed in zip(np.asarray(result), possible, strict=True):
             assert image.tobytes() in allowed
@@ -54,7 +56,7 @@ def test_every_result_is_a_crop_of_its_own_image(
 def test_every_crop_and_flip_is_about_equally_frequent() -> None:
     image = random_images((4, 4, 1))
     batch = np.broadcast_to(image, (1800, 4, 4, 1))
-    result = augment(jax.random.key(0), jnp.asarray(batch), crop_padding=1, flip=True)
+    result = quick(jax.random.key(0), batch, crop_padding=1, flip=True)
     possible = crops(image, 1, True)
     chosen = [possible[crop.tobytes()] for crop in np.asarray(result)]
     counts = [chosen.count(case) for case in possible.values()]
@@ -65,7 +67,7 @@ def test_every_crop_and_flip_is_about_equally_frequent() -> None:
 
 def test_without_crop_and_flip_nothing_changes() -> None:
     images = random_images((3, 8, 8, 1))
-    result = augment(jax.random.key(0), jnp.asarray(images), crop_padding=0, flip=False)
+    result = quick(jax.random.key(0), images, crop_padding=0, flip=False)
     np.testing.assert_array_equal(result, images)
 
 
@@ -75,7 +77,7 @@ def test_the_key_decides_and_jit_does_not() -> None:
     def apply(key: jax.Array) -> jax.Array:
         return augment(key, images, crop_padding=2, flip=True)
 
-    first, again = apply(jax.random.key(1)), jax.jit(apply)(jax.random.key(1))
+    first, again = apply(jax.random.key(1)), full_jit(apply)(jax.random.key(1))
     np.testing.assert_array_equal(first, again)
     assert (first != apply(jax.random.key(2))).any()
 
@@ -85,7 +87,7 @@ def test_digits_are_cropped_but_not_mirrored() -> None:
     flip = get_config("digits").data.flip
     for seed in range(4):
         key = jax.random.key(seed)
-        result = augment(key, jnp.asarray(images), crop_padding=1, flip=flip)
+        result = quick(key, images, crop_padding=1, flip=flip)
         for image, crop in zip(images, np.asarray(result), strict=True):
             assert crop.tobytes() in crops(image, 1, flip=False)
 

@@ -64,12 +64,11 @@ def masked() -> Any:
 
 def rewired(method: str) -> Any:
     params, masks = masked()
-    return jax.jit(lambda p, m: rewire(p, p, m, 0.3, KEY, method))(params, masks)
+    return rewire(params, params, masks, 0.3, KEY, method)
 
 
 def pruned(method: str) -> Any:
-    params, masks = masked()
-    return jax.jit(lambda p, m: prune(p, m, jnp.array([9, 9]), method))(params, masks)
+    return prune(*masked(), jnp.array([9, 9]), method)
 
 
 def units() -> Any:
@@ -83,8 +82,7 @@ def network(stem: str) -> Any:
         "resnet26_attention", num_classes=3, width=8, kernel_size=3, stem=stem
     )
     images = jnp.zeros((1, 4, 4, 1), jnp.float32)
-    init = jax.jit(lambda key: model.init(key, images, train=False)["params"]["stem"])
-    return init(KEY)
+    return model.init(KEY, images, train=False)["params"]["stem"]
 
 
 def attention(method: str) -> Any:
@@ -97,7 +95,7 @@ def attention(method: str) -> Any:
         )
         return jnp.sum(out)
 
-    return jax.jit(jax.grad(total))(queries)
+    return jax.grad(total)(queries)
 
 
 def loss(form: str) -> Any:
@@ -126,9 +124,9 @@ DRAWN: dict[str, Callable[[], Any]] = {
 
 @pytest.mark.parametrize("part", DRAWN)
 def test_draws_do_not_depend_on_the_bits_of_a_number(part: str) -> None:
-    wanted = jax.device_get(DRAWN[part]())
+    wanted = jax.device_get(jax.jit(DRAWN[part])())
     with jax.enable_x64(True):
-        found = jax.device_get(DRAWN[part]())
+        found = jax.device_get(jax.jit(DRAWN[part])())
     assert_same(found, wanted)
 
 

@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from compiling import quick_jit
+from chex import assert_trees_all_close
 from jaxprs import equations, primitives
 from tiny import TwoLayers, random_split
 
@@ -47,7 +47,7 @@ def create(model: Any) -> Any:
 
 
 def make_state(model: Any) -> Any:
-    return jax.device_get(quick_jit(partial(create, model))())
+    return jax.device_get(jax.jit(partial(create, model))())
 
 
 def make_step(model: Any, accumulation: int, **changes: Any) -> Any:
@@ -64,7 +64,7 @@ def run(model: Any, accumulation: int, batch: Any, **changes: Any) -> tuple[Any,
     """State and metrics of the first of two mapped devices after a step."""
     state = jax.tree.map(lambda a: np.stack([a, a]), make_state(model))
     step = jax.vmap(make_step(model, accumulation, **changes), axis_name=AXIS)
-    result = jax.device_get(quick_jit(step)(state, state.variables, batch))
+    result = jax.device_get(jax.jit(step)(state, state.variables, batch))
     return jax.tree.map(lambda a: a[0], result)
 
 
@@ -95,10 +95,8 @@ def test_a_step_in_parts_equals_the_whole(
     parts, found = run(model, accumulation, batch, **changes)
     assert parts.step == 1
     # The momentum after one step is the gradient, up to weight decay and clipping.
-    for a, b in zip(jax.tree.leaves(parts), jax.tree.leaves(whole), strict=True):
-        np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-6)
-    for name, value in wanted.items():
-        assert found[name] == pytest.approx(value, rel=1e-5), name
+    assert_trees_all_close(parts, whole, rtol=1e-5, atol=1e-6)
+    assert_trees_all_close(found, wanted, rtol=1e-5)
 
 
 def test_other_statistics_would_be_noticed() -> None:
@@ -173,7 +171,7 @@ def test_memory_shrinks_with_the_parts() -> None:
         shapes = jax.tree.map(
             lambda a: jax.ShapeDtypeStruct((1, *a.shape), a.dtype), shapes
         )
-        program = quick_jit(jax.vmap(step, axis_name=AXIS))
+        program = jax.jit(jax.vmap(step, axis_name=AXIS))
         memory = program.lower(*shapes).compile().memory_analysis()
         sizes.append(memory.temp_size_in_bytes)
     assert sizes[1] < 0.4 * sizes[0]

@@ -1,5 +1,7 @@
 """The notebook runs from top to bottom."""
 
+import ast
+import importlib
 import json
 from pathlib import Path
 from typing import Any
@@ -19,6 +21,19 @@ def cells(kind: str) -> list[str]:
     return ["".join(cell["source"]) for cell in found if cell["cell_type"] == kind]
 
 
+def test_what_it_takes_from_the_package_is_there() -> None:
+    """`test_every_cell_runs_with_tiny_networks`, which is slow, shows the rest."""
+    for cell in cells("code"):
+        for node in ast.walk(ast.parse(cell)):
+            if isinstance(node, ast.ImportFrom) and "alite_jax" in str(node.module):
+                module = importlib.import_module(str(node.module))
+                assert all(hasattr(module, name.name) for name in node.names)
+            elif isinstance(node, ast.Attribute) and isinstance(node.value, ast.Name):
+                name = node.value.id
+                assert name != "alite_jax" or hasattr(alite_jax, node.attr)
+
+
+@pytest.mark.slow
 def test_every_cell_runs_with_tiny_networks(
     models: None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -55,6 +70,7 @@ def test_it_runs_in_jupyter(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> 
 
     monkeypatch.setenv("PYTHONPATH", str(NOTEBOOK.parent.parent))
     monkeypatch.setenv("JAX_PLATFORMS", "cpu")
+    monkeypatch.setenv("XLA_FLAGS", "")
     notebook = nbformat.read(NOTEBOOK, as_version=4)
     nbclient.NotebookClient(
         notebook,

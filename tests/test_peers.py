@@ -6,7 +6,6 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from compiling import quick_jit
 from tiny import random_split
 
 import alite_jax
@@ -36,7 +35,7 @@ def test_attention_and_its_gradients(height, width, kernel_size, windows):
     inputs = [rng.normal(size=shape).astype(np.float32) for shape in shapes]
     cotangent = rng.normal(size=shapes[0]).astype(np.float32)
 
-    @quick_jit
+    @jax.jit
     def ours(cotangent, *inputs):
         output, pullback = jax.vjp(partial(reference, border="zero"), *inputs)
         return output, pullback(cotangent)
@@ -106,7 +105,7 @@ def test_logits(blocks, side, train, tolerance):
     def apply(variables, images):
         return model.apply(variables, images, train=train, mutable=["batch_stats"])[0]
 
-    ours = quick_jit(jax.vmap(apply, in_axes=(None, 0), axis_name=AXIS))
+    ours = jax.jit(jax.vmap(apply, in_axes=(None, 0), axis_name=AXIS))
     wanted = ours(variables, images[None])[0]
     theirs = load(blocks, "attention", variables, channels=3).train(train)
     found = theirs(channels_first(images)).detach()
@@ -143,7 +142,7 @@ def test_two_joint_steps():
     teacher, teacher_variables = draw(SHORT, "conv", channels=1, seed=1)
     batch = random_split(16)
     optimizer = create_optimizer(config, steps_per_epoch=1000, epochs=100)
-    masks = quick_jit(partial(init_masks, density=0.1))(
+    masks = jax.jit(partial(init_masks, density=0.1))(
         jax.random.key(0), variables["params"]
     )
     params = jax.tree.map(np.multiply, masks, variables["params"])
@@ -182,7 +181,7 @@ def test_two_joint_steps():
         flip=False,
         key=jax.random.key(1),
     ).train_step
-    step = quick_jit(jax.vmap(step, in_axes=(None, None, 0), axis_name=AXIS))
+    step = jax.jit(jax.vmap(step, in_axes=(None, None, 0), axis_name=AXIS))
     start = torch_resnet.to_torch(state.params)
     for number in range(2):
         shard = {"image": batch.images[None], "label": batch.labels[None]}

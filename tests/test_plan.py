@@ -3,7 +3,7 @@
 from typing import Any
 
 import pytest
-from tiny import run_command, tiny_config
+from tiny import SETTINGS, run_command, tiny_config
 
 import alite_jax
 from alite_jax.errors import ConfigError
@@ -52,8 +52,9 @@ def test_milliseconds_are_read_off_a_table(monkeypatch: pytest.MonkeyPatch) -> N
 
 
 def test_the_command_says_what_to_add(capsys: pytest.CaptureFixture[str]) -> None:
-    arguments = "--job=plan", "--config=digits", "--target=macs=0.6"
-    assert run_command(*arguments) == 0
+    fields = (f"--config.{name}={value}" for name, value in SETTINGS.items())
+    arguments = "--job=plan", "--config=digits", "--target=macs=0.7"
+    assert run_command(*arguments, *fields) == 0
     printed = capsys.readouterr().out
     assert printed.startswith("--config.pruning.structure=heads --config.pruning.macs")
 
@@ -68,7 +69,10 @@ def test_the_command_says_what_to_add(capsys: pytest.CaptureFixture[str]) -> Non
         ("macs", 0.01, "pruning.macs is 0.01, but widths"),
     ],
 )
-def test_what_cannot_be_reached(kind: str, value: float, message: str) -> None:
+def test_what_cannot_be_reached(
+    monkeypatch: pytest.MonkeyPatch, kind: str, value: float, message: str
+) -> None:
+    monkeypatch.setattr(plan_job, "_MOST", 1)  # Seconds for each size that is tried.
     config: Any = tiny_config({"pruning.structure": "channels"})
     with pytest.raises(ConfigError, match=message):
         alite_jax.plan(config, kind, value)

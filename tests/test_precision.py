@@ -8,7 +8,6 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from compiling import quick_jit
 from jaxprs import equations
 from tiny import random_data, tiny_config, tiny_models
 
@@ -65,10 +64,10 @@ def trained() -> dict[str, tuple[Any, list[Any]]]:
     results = {}
     start = CASES["float32"].create
     state, teacher = jax.device_get(
-        quick_jit(lambda: (start["student"](), start["teacher"]().variables))()
+        jax.jit(lambda: (start["student"](), start["teacher"]().variables))()
     )
     for dtype, case in CASES.items():
-        step = quick_jit(jax.vmap(case.step, axis_name=AXIS))
+        step = jax.jit(jax.vmap(case.step, axis_name=AXIS))
         now, variables = jax.tree.map(lambda a: a[None], (state, teacher))
         history = []
         for n in range(STEPS):

@@ -9,13 +9,7 @@ from typing import Any
 
 import jax
 import pytest
-from runs import (
-    assert_close_runs,
-    begin,
-    begin_together,
-    end,
-    summary,
-)
+from runs import assert_close_runs, begin, begin_together, end, summary
 
 from alite_jax.errors import ConfigError
 from alite_jax.runs import processes
@@ -23,11 +17,8 @@ from alite_jax.runs.metrics import read_metrics
 
 pytestmark = pytest.mark.usefixtures("models")
 
-# Twenty steps of the student, four changes of its masks.
-LONG = "student.epochs=5"
-
-# Sums over a batch are added in another order, which differs by 1e-7 of their size;
-# twenty steps of training multiply that by some hundreds.
+# Sums over a batch are added in another order, which differs by 1e-7 of their size; the
+# twelve steps of the student, and two changes of its masks, multiply that by hundreds.
 TOLERANCE = 2e-4
 
 
@@ -35,7 +26,7 @@ TOLERANCE = 2e-4
 def alone(tfds_data_dir: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A run on one device."""
     folder = tmp_path_factory.mktemp("alone")
-    end(begin(folder, 1, LONG))
+    end(begin(folder, 1))
     return folder
 
 
@@ -43,7 +34,7 @@ def alone(tfds_data_dir: Path, tmp_path_factory: pytest.TempPathFactory) -> Path
 def eight(alone: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The same on eight devices."""
     folder = tmp_path_factory.mktemp("eight")
-    end(begin(folder, 8, LONG))
+    end(begin(folder, 8))
     return folder
 
 
@@ -51,26 +42,29 @@ def eight(alone: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 def together(alone: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The same in two processes of four devices each."""
     folder = tmp_path_factory.mktemp("together")
-    end(*begin_together(folder, 2, 4, LONG))
+    end(*begin_together(folder, 2, 4))
     return folder
 
 
+@pytest.mark.slow
 def test_eight_devices_train_what_one_does(alone: Path, eight: Path) -> None:
-    assert_close_runs(eight, alone, LONG, tolerance=TOLERANCE)
+    assert_close_runs(eight, alone, tolerance=TOLERANCE)
 
 
+@pytest.mark.slow
 def test_two_processes_train_what_one_does(eight: Path, together: Path) -> None:
-    assert_close_runs(together, eight, LONG, tolerance=TOLERANCE)
+    assert_close_runs(together, eight, tolerance=TOLERANCE)
     assert summary(together)["student"]["accuracy"] == pytest.approx(
         summary(eight)["student"]["accuracy"]
     )
 
 
+@pytest.mark.slow
 def test_only_the_first_process_writes(together: Path) -> None:
     lines = [(line["phase"], line["step"]) for line in read_metrics(together)]
-    evaluations = 2 + 5
-    densities = 5
-    assert len(lines) == 2 * 4 + 5 * 4 + evaluations + densities
+    evaluations = 2 + 3
+    densities = 3
+    assert len(lines) == 2 * 4 + 3 * 4 + evaluations + densities
     assert lines == sorted(lines, key=lambda line: (line[0] != "teacher", line[1]))
 
 
@@ -111,13 +105,8 @@ def test_a_study_in_two_processes(tfds_data_dir: Path, tmp_path: Path) -> None:
             assert ours[network] == pytest.approx(theirs[network], abs=TOLERANCE)
 
 
-@pytest.mark.parametrize(
-    ("before", "after"),
-    [
-        (8, 2),
-        *(pytest.param(*change, marks=pytest.mark.slow) for change in ((1, 8), (8, 1))),
-    ],
-)
+@pytest.mark.slow
+@pytest.mark.parametrize(("before", "after"), [(8, 2), (1, 8)])
 def test_a_run_goes_on_with_another_number_of_devices(
     alone: Path, eight: Path, tmp_path: Path, before: int, after: int
 ) -> None:
@@ -126,13 +115,14 @@ def test_a_run_goes_on_with_another_number_of_devices(
     (folder / "summary.json").unlink()
     steps = sorted((folder / "checkpoints").iterdir(), key=lambda path: int(path.name))
     shutil.rmtree(steps[-1])  # Back to the end of the epoch before the last.
-    end(begin(folder, after, LONG))
-    assert_close_runs(folder, alone, LONG, tolerance=TOLERANCE)
+    end(begin(folder, after))
+    assert_close_runs(folder, alone, tolerance=TOLERANCE)
 
 
+@pytest.mark.slow
 def test_a_signal_to_one_process_stops_all(together: Path, tmp_path: Path) -> None:
-    long = "student.epochs=400"
-    first, second = begin_together(tmp_path / "run", 2, 1, long)
+    fields = "student.epochs=400", f"teacher.workdir={together}"
+    first, second = begin_together(tmp_path / "run", 2, 1, *fields)
     while not (tmp_path / "run" / "checkpoints").exists():
         assert first.poll() is None, first.communicate()
         time.sleep(0.05)  # What is waited for needs the cores.
@@ -141,10 +131,13 @@ def test_a_signal_to_one_process_stops_all(together: Path, tmp_path: Path) -> No
     assert all("student: stopped by SIGTERM after step" in error for error in errors)
 
 
-def test_what_one_process_finds_wrong_stops_all(together: Path, tmp_path: Path) -> None:
-    shutil.copytree(together, tmp_path / "run")
-    other = begin_together(tmp_path / "run", 2, 1, LONG, "student.density=0.5")
-    errors = end(*other, status=2)
+def test_what_one_process_finds_wrong_stops_all(
+    finished_run: Path, tmp_path: Path
+) -> None:
+    shutil.copytree(finished_run, tmp_path / "run")
+    errors = end(
+        *begin_together(tmp_path / "run", 2, 1, "student.density=0.5"), status=2
+    )
     assert all("holds a run with another configuration" in error for error in errors)
 
 

@@ -6,7 +6,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from compiling import quick_jit
+from chex import assert_trees_all_equal
+from compiling import full_jit
 from references import rigl, sparse_momentum
 
 from alite_jax.errors import ConfigError
@@ -27,7 +28,7 @@ MANY = {f"layer{n:02}": {"kernel": (n + 1, 7)} for n in range(20)}
 ONE = {"kernel": (40,)}
 
 
-@functools.partial(quick_jit, static_argnames="method")
+@functools.partial(jax.jit, static_argnames="method")
 def rewire_jitted(params, scores, masks, prune_rate, key, method="sparse_momentum"):
     return rewire(params, scores, masks, prune_rate, key, method)
 
@@ -74,11 +75,6 @@ def counts(masks):
     return [int(np.sum(mask)) for mask in prunable(masks, masks)]
 
 
-def assert_same_masks(found, expected):
-    assert jax.tree.structure(found) == jax.tree.structure(expected)
-    jax.tree.map(np.testing.assert_array_equal, found, expected)
-
-
 @pytest.mark.parametrize("seed", range(4))
 @pytest.mark.parametrize("prune_rate", [0.0, 0.005, 0.2, 0.5, 1.0])
 @pytest.mark.parametrize("density", [0.03, 0.1, 0.5, 0.85, 0.99, 1.0])
@@ -121,8 +117,8 @@ def test_jit_changes_nothing(method):
     scores["a"] = np.float32(100 * np.sign(scores["a"]))
     masks = jax.tree.map(jnp.asarray, masks)
     arguments = (params, scores, masks, 0.5, jax.random.key(3))
-    compiled = jax.jit(functools.partial(rewire, method=method))
-    assert_same_masks(rewire(*arguments, method), compiled(*arguments))
+    compiled = full_jit(functools.partial(rewire, method=method))
+    assert_trees_all_equal(rewire(*arguments, method), compiled(*arguments))
 
 
 @pytest.mark.parametrize("method", REWIRE)
@@ -138,7 +134,7 @@ def test_what_every_method_keeps(method, density, prune_rate):
     assert sum(counts(found)) == sum(counts(masks))
     assert min(counts(found)) >= 1
     if method == "static" or prune_rate == 0:
-        assert_same_masks(found, masks)
+        assert_trees_all_equal(found, masks)
     if not METHODS[method].trades:
         assert counts(found) == counts(masks)
 
@@ -150,7 +146,7 @@ def test_a_key_decides_only_where_the_method_draws(method):
         rewire_jitted(params, scores, masks, 0.5, jax.random.key(seed), method)
         for seed in (0, 0, 1)
     )
-    assert_same_masks(first, again)
+    assert_trees_all_equal(first, again)
     same = jax.tree.all(jax.tree.map(np.array_equal, first, other))
     assert same == (method != "set")
 

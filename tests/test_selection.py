@@ -4,6 +4,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from compiling import full_jit
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from references import top_by_sorting
@@ -19,7 +20,7 @@ def top(scores, count):
     return layout.unpack(layout.top(packed, jnp.asarray(count)[None]))[0]
 
 
-select = jax.jit(top)
+select = full_jit(top)
 
 INF = float("inf")
 CASES = {
@@ -86,9 +87,9 @@ SIZES = (1, 511, 512, 513, 3, 2000)
 def test_layers_of_many_sizes_are_laid_out_and_taken_out_again():
     layout = Layout(SIZES)
     layers = [np.arange(size, dtype=np.float32) for size in SIZES]
-    matrix = layout.pack([jnp.asarray(layer) for layer in layers])
+    matrix = jax.jit(layout.pack)(layers)
     assert matrix.shape == layout.shape == (10, 512)
-    for found, layer in zip(layout.unpack(matrix), layers, strict=True):
+    for found, layer in zip(jax.jit(layout.unpack)(matrix), layers, strict=True):
         np.testing.assert_array_equal(found, layer)
     np.testing.assert_array_equal(
         layout.sums(matrix), [layer.sum() for layer in layers]
@@ -103,8 +104,13 @@ def test_each_layer_is_chosen_from_as_if_it_were_alone(seed):
     layout = Layout(SIZES)
     layers = [rng.integers(0, 9, size).astype(np.float32) for size in SIZES]
     counts = np.array([rng.integers(0, size + 1) for size in SIZES])
-    real = layout.pack([jnp.ones(size, bool) for size in SIZES])
-    scores = jnp.where(real, layout.pack([jnp.asarray(x) for x in layers]), -jnp.inf)
-    chosen = layout.unpack(layout.top(scores, jnp.asarray(counts)))
+
+    @jax.jit
+    def choose(layers, counts):
+        real = layout.pack([jnp.ones(size, bool) for size in SIZES])
+        scores = jnp.where(real, layout.pack(layers), -jnp.inf)
+        return layout.unpack(layout.top(scores, counts))
+
+    chosen = choose(layers, counts)
     for found, layer, count in zip(chosen, layers, counts, strict=True):
         np.testing.assert_array_equal(found, top_by_sorting(layer, count))

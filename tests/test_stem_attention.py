@@ -6,7 +6,6 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from compiling import quick_jit
 from networks import network
 from references import stem_attention_loops
 
@@ -47,8 +46,8 @@ def test_values_are_those_of_the_loops(sizes, border):
     arguments = inputs(**sizes)
     options = {"heads": sizes.get("heads", 2), "border": border}
     expected = stem_attention_loops(*arguments, **options)
-    single = [jnp.asarray(x, jnp.float32) for x in arguments]
-    run = quick_jit(functools.partial(stem_attention, **options))
+    single = [np.float32(x) for x in arguments]
+    run = jax.jit(functools.partial(stem_attention, **options))
     np.testing.assert_allclose(run(*single), expected, atol=2e-5)
 
 
@@ -62,8 +61,8 @@ def test_gradients_are_those_of_the_loops(border):
     def loss(*arguments):
         return jnp.sum(stem_attention(*arguments, **options) * cotangent)
 
-    single = [jnp.asarray(x, jnp.float32) for x in arguments]
-    gradients = quick_jit(jax.grad(loss, argnums=tuple(range(7))))(*single)
+    single = [np.float32(x) for x in arguments]
+    gradients = jax.jit(jax.grad(loss, argnums=tuple(range(7))))(*single)
     for n, gradient in enumerate(gradients):
         # Central differences of the float64 loops, along one direction per argument.
         direction = random.normal(size=arguments[n].shape)
@@ -80,14 +79,19 @@ def test_gradients_are_those_of_the_loops(border):
 @pytest.mark.parametrize("border", ["zero", "mask"])
 @pytest.mark.parametrize("shape", [(0, 5, 6), (2, 0, 6), (2, 5, 0)])
 def test_of_no_pixels_comes_nothing_and_no_gradient(shape, border):
-    _, *parameters = (jnp.asarray(x, jnp.float32) for x in inputs())
-    images = jnp.zeros((*shape, 3), jnp.bfloat16)
-    run = functools.partial(stem_attention, heads=2, border=border)
-    output, pullback = jax.vjp(run, images, *parameters)
+    _, *parameters = (np.float32(x) for x in inputs())
+    images = np.zeros((*shape, 3), jnp.bfloat16)
+
+    @jax.jit
+    def run(*arguments):
+        attend = functools.partial(stem_attention, heads=2, border=border)
+        output, pullback = jax.vjp(attend, *arguments)
+        return output, pullback(output)
+
+    output, (image_gradient, *gradients) = run(images, *parameters)
     assert (output.shape, output.dtype) == ((*shape, 8), jnp.bfloat16)
-    image_gradient, *gradients = pullback(output)
     assert image_gradient.shape == images.shape
-    assert not any(gradient.any() for gradient in gradients)
+    assert not any(np.any(gradient) for gradient in gradients)
 
 
 @pytest.mark.parametrize("border", ["zero", "mask"])
@@ -106,19 +110,20 @@ def test_networks_take_no_images(border):
 
 
 def test_shares_depend_on_the_place_and_sum_to_one():
-    *_, row, column, mixture = (jnp.asarray(x, jnp.float32) for x in inputs())
-    shares = mixture_shares(row, column, mixture)
+    *_, row, column, mixture = (np.float32(x) for x in inputs())
+    shares = np.asarray(jax.jit(mixture_shares)(row, column, mixture))
     assert shares.shape == (4, 4, 4)
     np.testing.assert_allclose(shares.sum(axis=-1), np.ones((4, 4)), rtol=1e-6)
-    assert len(np.unique(np.asarray(shares).round(4).reshape(16, 4), axis=0)) == 16
+    assert len(np.unique(shares.round(4).reshape(16, 4), axis=0)) == 16
 
 
 def test_the_window_reaches_two_pixels_back_and_one_ahead():
-    images, *parameters = (jnp.asarray(x, jnp.float32) for x in inputs(7, 7))
-    run = functools.partial(stem_attention, heads=2)
-    changed = images.at[:, 3, 3].add(1.0)
-    difference = run(images, *parameters) - run(changed, *parameters)
-    seen = np.abs(np.asarray(difference)).max(axis=(0, 3)) > 1e-6
+    images, *parameters = (np.float32(x) for x in inputs(7, 7))
+    run = jax.jit(functools.partial(stem_attention, heads=2))
+    changed = images.copy()
+    changed[:, 3, 3] += 1
+    maps = (np.asarray(run(x, *parameters)) for x in (images, changed))
+    seen = np.abs(np.subtract(*maps)).max(axis=(0, 3)) > 1e-6
     expected = np.zeros((7, 7), bool)
     expected[2:6, 2:6] = True
     np.testing.assert_array_equal(seen, expected)
@@ -132,12 +137,13 @@ def test_only_the_inputs_are_kept_for_the_gradients():
 
 
 def test_compute_in_bfloat16_with_softmax_in_float32():
-    images, *parameters = (jnp.asarray(x, jnp.float32) for x in inputs())
-    exact = stem_attention(images, *parameters, heads=2)
-    found = stem_attention(images.astype(jnp.bfloat16), *parameters, heads=2)
+    images, *parameters = (np.float32(x) for x in inputs())
+    run = jax.jit(functools.partial(stem_attention, heads=2))
+    exact = run(images, *parameters)
+    found = run(images.astype(jnp.bfloat16), *parameters)
     assert found.dtype == jnp.bfloat16
     scale = np.abs(exact).max()
-    np.testing.assert_allclose(found.astype(jnp.float32), exact, atol=0.03 * scale)
+    np.testing.assert_allclose(np.float32(found), exact, atol=0.03 * scale)
 
 
 @pytest.mark.parametrize(
@@ -155,13 +161,13 @@ def test_mistakes_are_one_sentence(options, message):
 def test_the_module_is_the_function_with_its_parameters():
     images = inputs()[0].astype(np.float32)
     stem = AttentionStem(32, border="mask")
-    output, variables = quick_jit(stem.init_with_output)(jax.random.key(0), images)
+    output, variables = jax.jit(stem.init_with_output)(jax.random.key(0), images)
     params = variables["params"]
     kernels = [params[name]["kernel"] for name in ("query", "key", "value")]
     tables = [params[f"{name}_embeddings"] for name in ("row", "column", "mixture")]
     assert kernels[2].shape == (4, 3, 32) and tables[0].shape == (4, 8)
     # Every value kernel has the variance of one that stands alone, 2 over fan_out.
-    wide = quick_jit(AttentionStem(512).init)(jax.random.key(0), images)["params"]
+    wide = jax.jit(AttentionStem(512).init)(jax.random.key(0), images)["params"]
     np.testing.assert_allclose(
         np.std(wide["value"]["kernel"], axis=(1, 2)), (2 / 512) ** 0.5, rtol=0.1
     )

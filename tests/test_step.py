@@ -9,6 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
+from chex import assert_trees_all_close
 from jaxprs import equations
 from tiny import TwoLayers, assert_same, random_split
 
@@ -125,29 +126,23 @@ def test_the_step_equals_a_composition_by_hand(
     assert metrics["gradient_norm"] == pytest.approx(norm, rel=1e-5)
     assert state.step == 1
     decayed = {"kernel": 0.01, "bias": 0.0, "scale": 0.0}
-    for (path, gradient), param, mask, momentum, found in zip(
-        jax.tree_util.tree_leaves_with_path(gradients),
-        *map(
-            jax.tree.leaves,
-            (
-                start.params,
-                start.masks,
-                optax.tree_utils.tree_get(state.opt_state, "trace"),
-                state.params,
-            ),
+    direction = jax.tree_util.tree_map_with_path(
+        lambda path, gradient, param: (
+            gradient * 0.2 / norm + decayed[path[-1].key] * param
         ),
-        strict=True,
-    ):
-        direction = gradient * 0.2 / norm + decayed[path[-1].key] * param
-        np.testing.assert_allclose(momentum, direction, rtol=1e-4, atol=1e-6)
-        wanted = mask * (param - 0.05 * 1.9 * direction)
-        np.testing.assert_allclose(found, wanted, rtol=1e-4, atol=1e-6)
-    for found, wanted in zip(
-        jax.tree.leaves(state.batch_stats),
-        jax.tree.leaves(updates["batch_stats"]),
-        strict=True,
-    ):
-        np.testing.assert_allclose(found, wanted, rtol=1e-5, atol=1e-6)
+        jax.device_get(gradients),
+        start.params,
+    )
+    wanted = jax.tree.map(
+        lambda mask, param, direction: mask * (param - 0.05 * 1.9 * direction),
+        *(start.masks, start.params, direction),
+    )
+    momentum = optax.tree_utils.tree_get(state.opt_state, "trace")
+    assert_trees_all_close(momentum, direction, rtol=1e-4, atol=1e-6)
+    assert_trees_all_close(state.params, wanted, rtol=1e-4, atol=1e-6)
+    assert_trees_all_close(
+        state.batch_stats, updates["batch_stats"], rtol=1e-5, atol=1e-6
+    )
 
 
 def check_absent_weights_have_momentum(state: Any) -> None:
@@ -397,8 +392,7 @@ def trained(joint_step: Any, start: Any, teacher: Any) -> tuple[Any, Any, Any]:
 
 def test_devices_stay_the_same(trained: tuple[Any, Any, Any]) -> None:
     for state in trained[:2]:
-        for leaf in jax.tree.leaves(state):
-            np.testing.assert_array_equal(leaf[0], leaf[1])
+        assert_same(*(jax.tree.map(lambda leaf, n=n: leaf[n], state) for n in (0, 1)))
 
 
 def test_each_step_compiles_once(trained: tuple[Any, Any, Any]) -> None:

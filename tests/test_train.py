@@ -1,30 +1,20 @@
 """Whole runs: what they leave behind, how they resume, whose teacher they use."""
 
 import json
-import os
-import random
 import shutil
-import signal
-import subprocess
-import sys
-import time
 from pathlib import Path
 from typing import Any
 
 import jax
-import numpy as np
 import pytest
-from fitting import Stop, failing
+from fitting import Stop, failing, records
 from tiny import assert_same, tiny_config
 
 import alite_jax
 from alite_jax.config.run_config import to_json
 from alite_jax.errors import CheckpointError, ConfigError
 from alite_jax.jobs import train as train_job
-from alite_jax.runs.metrics import MetricWriter, read_metrics
-
-ROOT = Path(__file__).resolve().parent.parent
-
+from alite_jax.runs.metrics import MetricWriter
 
 pytestmark = pytest.mark.usefixtures("models")
 
@@ -42,14 +32,6 @@ def networks(folder: Path, **changes: Any) -> Any:
     return [
         network.restore(data.image_shape)
         for network in train_job.create_networks(config, data, folder)
-    ]
-
-
-def records(folder: Path) -> list[dict[str, Any]]:
-    """The record of a run without its times."""
-    return [
-        {name: value for name, value in line.items() if name != "time"}
-        for line in read_metrics(folder)
     ]
 
 
@@ -323,83 +305,3 @@ def test_a_dense_student_without_distillation(finished: Any, tmp_path: Path) -> 
     assert {line["distillation_loss"] for line in student_lines} == {0.0}
     masks = networks(tmp_path, **changes)[1]["masks"]
     assert all(mask.shape == () and mask for mask in jax.tree.leaves(masks))
-
-
-# A config file may bring models of its own.
-TINY_FILE = """
-import sys
-sys.path.insert(0, {tests!r})
-from alite_jax.models import resnet
-from tiny import tiny_config
-
-resnet.BLOCKS[2] = (1,)
-for name, operator in (("tiny", "conv"), ("tiny_attention", "attention")):
-    resnet.MODELS[name] = resnet.ModelSpec(2, (operator,))
-
-def get_config():
-    return tiny_config({{"checkpoint.every_steps": 2, "student.epochs": 8}})
-"""
-
-
-@pytest.mark.slow
-def test_kill_9_at_any_moment(tmp_path: Path) -> None:
-    """Killed at random moments until it gets through, then compared to the last bit."""
-    file = tmp_path / "tiny_file.py"
-    file.write_text(TINY_FILE.format(tests=str(ROOT / "tests")))
-    environment = os.environ | {
-        "JAX_PLATFORMS": "cpu",
-        "JAX_NUM_CPU_DEVICES": "2",
-        "PYTHONPATH": str(ROOT),
-        "JAX_COMPILATION_CACHE_DIR": str(tmp_path / "cache"),
-        "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0.1",
-    }
-
-    def start(folder: Path) -> subprocess.Popen[str]:
-        return subprocess.Popen(
-            [sys.executable, ROOT / "launch.py", f"--config={file}"]
-            + [f"--workdir={folder}"],
-            cwd=tmp_path,
-            env=environment,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT,
-            text=True,
-        )
-
-    # Twice, so that the second time shows how long a run takes with compiled programs.
-    for folder in ("first", "undisturbed"):
-        started = time.monotonic()
-        child = start(tmp_path / folder)
-        output = child.communicate(timeout=300)[0]
-        assert child.returncode == 0, output
-    duration = time.monotonic() - started
-    seed = int(time.time())
-    moments = random.Random(seed)
-    killed, status = 0, -signal.SIGKILL
-    while status == -signal.SIGKILL:
-        child = start(tmp_path / "killed")
-        try:
-            # After many kills, a last one may run as long as it needs.
-            limit = moments.uniform(0.3, 1.0) * duration if killed < 8 else 300
-            output = child.communicate(timeout=limit)[0]
-        except subprocess.TimeoutExpired:
-            child.kill()
-            child.communicate()
-            killed += 1
-        status = child.returncode
-    assert status == 0, f"seed {seed}: {output}"
-    assert killed > 0
-    summaries = [
-        json.loads((tmp_path / folder / "summary.json").read_text())
-        for folder in ("killed", "undisturbed")
-    ]
-    assert result(summaries[0]) == result(summaries[1]), seed
-    digests = [
-        json.loads((tmp_path / folder / f"{place}/meta/metadata").read_text())["leaves"]
-        for folder in ("killed", "undisturbed")
-        for place in ("teacher/8", "checkpoints/32")
-    ]
-    assert digests[:2] == digests[2:], seed
-    assert records(tmp_path / "killed") == records(tmp_path / "undisturbed"), seed
-    assert np.isfinite(
-        [line.get("loss", 0.0) for line in records(tmp_path / "killed")]
-    ).all()
