@@ -9,7 +9,6 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from compiling import quick_jit
 from test_compact import drawn
 from tiny import assert_same, random_data, tiny_config, tiny_models
 
@@ -164,7 +163,7 @@ def test_units_leave_the_chosen_widths_and_never_come_apart(
     groups = unit_groups(params, structure)
     counts = channels.unit_counts(groups, goal.counts, np.zeros(1))[0]
 
-    @quick_jit
+    @jax.jit
     def change(active: Any, key: jax.Array) -> tuple[Any, Any]:
         masks = channels.allowed_masks(groups, active, params, False)
         masked = apply_masks(masks, params)
@@ -237,7 +236,7 @@ def test_a_structure_starts_with_its_units(given: float, trained: bool) -> None:
         {"pruning.structure": "channels", "student.density": given}
     )
 
-    @quick_jit
+    @jax.jit
     def start(key: jax.Array) -> tuple[Any, Any]:
         masks = init_masks(key, params, given)
         found = structure.start(key, params, masks, "sparse_momentum", trained)

@@ -11,7 +11,6 @@ from typing import Any
 import jax
 import numpy as np
 import pytest
-from compiling import quick_jit
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from tiny import assert_same
@@ -89,7 +88,7 @@ def logits(model: ResNet, variables: Any) -> tuple[Any, Any]:
         return model.apply(variables, images, train=False), training[0]
 
     weights = {name: variables[name] for name in ("params", "batch_stats")}
-    return jax.device_get(quick_jit(run)(weights, IMAGES))
+    return jax.device_get(jax.jit(run)(weights, IMAGES))
 
 
 @pytest.mark.parametrize(

@@ -53,7 +53,7 @@ def test_milliseconds_are_read_off_a_table(monkeypatch: pytest.MonkeyPatch) -> N
 
 def test_the_command_says_what_to_add(capsys: pytest.CaptureFixture[str]) -> None:
     fields = (f"--config.{name}={value}" for name, value in SETTINGS.items())
-    arguments = "--job=plan", "--config=digits", "--target=macs=0.7"
+    arguments = "--job=plan", "--config=digits", "--target=macs=0.78"
     assert run_command(*arguments, *fields) == 0
     printed = capsys.readouterr().out
     assert printed.startswith("--config.pruning.structure=heads --config.pruning.macs")
