@@ -24,6 +24,7 @@ from hypothesis import strategies as st
 from orbax.checkpoint._src.serialization import ocdbt_utils
 
 from alite_jax.errors import CheckpointError
+from alite_jax.runs import orbax_store
 from alite_jax.runs.checkpoints import Checkpoints
 from alite_jax.runs.orbax_store import _own_failures_only
 
@@ -131,6 +132,17 @@ def test_restore_model_does_not_need_the_train_item(saved: Path) -> None:
     shutil.rmtree(saved / "2" / "train")
     model = open_checkpoints(saved).restore_model(model_of(make_state(0)))
     assert_same(model, model_of(make_state(2)))
+
+
+def test_an_orbax_without_the_private_function_works_as_well(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Orbax 0.12.4 has none of that name, by which our reads wait for all in flight."""
+    monkeypatch.setattr(orbax_store, "asyncio_utils", object())
+    checkpoints = open_checkpoints(tmp_path / "checkpoints")
+    checkpoints.save(1, make_state(1), extra={})
+    assert_same(checkpoints.restore(make_state())[0], make_state(1))
+    checkpoints.close()
 
 
 def test_reading_writes_nothing(saved: Path, tmp_path: Path) -> None:
