@@ -26,8 +26,8 @@ PYTEST := $(BIN)/python -m pytest -n 2 --dist loadfile
 test: $(INSTALLED_DEV)  ## run the tests; ARGS=... goes to pytest
 	$(PYTEST) $(ARGS)
 
-test-processes: $(INSTALLED_DEV)  ## run the slow tests of whole processes: several at once, kills, the notebook
-	$(PYTEST) -m slow tests/test_processes.py tests/test_interruption.py tests/test_notebook.py $(ARGS)
+test-processes: $(INSTALLED_DEV)  ## run the tests of several processes, kills and the notebook
+	$(PYTEST) -m processes tests/test_processes.py tests/test_interruption.py tests/test_notebook.py $(ARGS)
 
 test-all: $(INSTALLED_DEV)  ## run the slow tests too
 	$(PYTEST) -m "slow or not slow" $(ARGS)

@@ -124,7 +124,7 @@ def test_the_command_ends_with_the_status_of_the_signal(
     assert error.count("\n") == 1 and "after step 7" in error and "goes on" in error
 
 
-@pytest.mark.slow
+@pytest.mark.processes
 def test_kills_at_any_moment(models: None, tfds_data_dir: Path, tmp_path: Path) -> None:
     """The short version of `python tests/kill_resume.py`."""
     assert tiny_config().student.epochs == 3

@@ -33,7 +33,7 @@ def test_what_it_takes_from_the_package_is_there() -> None:
                 assert name != "alite_jax" or hasattr(alite_jax, node.attr)
 
 
-@pytest.mark.slow
+@pytest.mark.processes
 def test_every_cell_runs_with_tiny_networks(
     models: None, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -46,12 +46,12 @@ def together(alone: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-@pytest.mark.slow
+@pytest.mark.processes
 def test_eight_devices_train_what_one_does(alone: Path, eight: Path) -> None:
     assert_close_runs(eight, alone, tolerance=TOLERANCE)
 
 
-@pytest.mark.slow
+@pytest.mark.processes
 def test_two_processes_train_what_one_does(eight: Path, together: Path) -> None:
     assert_close_runs(together, eight, tolerance=TOLERANCE)
     assert summary(together)["student"]["accuracy"] == pytest.approx(
@@ -59,7 +59,7 @@ def test_two_processes_train_what_one_does(eight: Path, together: Path) -> None:
     )
 
 
-@pytest.mark.slow
+@pytest.mark.processes
 def test_only_the_first_process_writes(together: Path) -> None:
     lines = [(line["phase"], line["step"]) for line in read_metrics(together)]
     evaluations = 2 + 3
@@ -105,7 +105,7 @@ def test_a_study_in_two_processes(tfds_data_dir: Path, tmp_path: Path) -> None:
             assert ours[network] == pytest.approx(theirs[network], abs=TOLERANCE)
 
 
-@pytest.mark.slow
+@pytest.mark.processes
 @pytest.mark.parametrize(("before", "after"), [(8, 2), (1, 8)])
 def test_a_run_goes_on_with_another_number_of_devices(
     alone: Path, eight: Path, tmp_path: Path, before: int, after: int
@@ -119,7 +119,7 @@ def test_a_run_goes_on_with_another_number_of_devices(
     assert_close_runs(folder, alone, tolerance=TOLERANCE)
 
 
-@pytest.mark.slow
+@pytest.mark.processes
 def test_a_signal_to_one_process_stops_all(together: Path, tmp_path: Path) -> None:
     fields = "student.epochs=400", f"teacher.workdir={together}"
     first, second = begin_together(tmp_path / "run", 2, 1, *fields)
