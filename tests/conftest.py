@@ -4,6 +4,7 @@ Warnings are errors (pyproject.toml), and broadcasting between arrays of differe
 is an error too, because it is more often a mistake than meant.
 """
 
+import gc
 import os
 import shutil
 from collections.abc import Iterator
@@ -27,13 +28,18 @@ jax.config.update("jax_platforms", "cpu")
 # Before anything is computed: with one device a wrong axis or a lost shard goes unseen.
 jax.config.update("jax_num_cpu_devices", 2)
 jax.config.update("jax_numpy_rank_promotion", "raise")
-# Compiled programs are kept, however small, so that repeated runs in one checkout take
-# half as long; each worker keeps its own, since one that is being written by another
-# would be a warning.
-_WORKER = os.environ.get("PYTEST_XDIST_WORKER", "")
-_CACHE = Path(__file__).resolve().parent.parent / ".cache" / f"jax{_WORKER}"
-jax.config.update("jax_compilation_cache_dir", str(_CACHE))
+# Compiled programs are kept, however small, for both workers and for repeated runs in
+# one checkout, which take half as long. One that the other worker is just writing is a
+# warning, which pyproject.toml ignores, and is compiled here.
+CACHE = Path(__file__).resolve().parent.parent / ".cache" / "jax"
+jax.config.update("jax_compilation_cache_dir", str(CACHE))
 jax.config.update("jax_persistent_cache_min_compile_time_secs", 0)
+
+
+def pytest_collection_finish() -> None:
+    """Nothing that is there by now need be looked through by garbage collections."""
+    gc.collect()
+    gc.freeze()
 
 
 @pytest.fixture(scope="session", autouse=True)

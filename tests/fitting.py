@@ -22,6 +22,7 @@ from alite_jax.training.state import create_state
 STEPS_PER_EPOCH, EPOCHS = 4, 3
 TOTAL = STEPS_PER_EPOCH * EPOCHS
 DATA = random_data()
+TEMPLATES: dict[str, Any] = {}
 
 
 def make_config(**changes: Any) -> Any:
@@ -88,10 +89,12 @@ def start(folder: Path, config: Any) -> Any:
 def states(folder: Path, config: Any, last: bool = False) -> dict[int, Any]:
     """Every checkpoint of a run by its step, or only the last one."""
     checkpoints = make_network(folder, config).checkpoints(config.checkpoint.keep)
-    template = jax.eval_shape(make_create(folder, config))
+    like = str(config.student)  # Nothing else changes the shapes of a state.
+    if like not in TEMPLATES:
+        TEMPLATES[like] = jax.eval_shape(make_create(folder, config))
     steps = sorted(int(path.name) for path in (folder / "checkpoints").iterdir())
     steps = steps[-1:] if last else steps
-    return {step: checkpoints.restore(template, step)[0] for step in steps}
+    return {step: checkpoints.restore(TEMPLATES[like], step)[0] for step in steps}
 
 
 def records(folder: Path) -> list[dict[str, Any]]:

@@ -208,7 +208,7 @@ NAMES = st.text("aB[]*?!\\~#%{}$ :\n-.,=é漢😀", min_size=1, max_size=12).fil
 @example(["b[1]"])
 @example(["a[!b]", "back\\slash"])
 @example(["gs:"])
-@settings(max_examples=10, deadline=None)
+@settings(max_examples=6, deadline=None)
 def test_any_path_will_do(
     tmp_path_factory: pytest.TempPathFactory, parts: list[str]
 ) -> None:

@@ -315,7 +315,7 @@ def test_layers_by_hand():
 def test_every_parameter_is_counted_once(name, stem):
     """Although blocks that were met before are not traced again."""
     model, params = network(name, width=8, stem=stem)
-    layers = trace_layers(model, CIFAR)
+    layers = trace_layers(model, (1, 1, 3))
     found = [
         (f"{layer.path}/{leaf}", shape)
         for layer in layers
@@ -332,11 +332,11 @@ def test_a_block_is_known_by_all_that_decides_its_layers():
     """Not by its name: the same place holds something else in another network."""
     seen = set()
     for name, kernel_size, side in (
-        ("resnet26_attention_conv12", 3, 32),
-        ("resnet26_attention", 3, 32),
-        ("resnet26_attention", 5, 16),
+        ("resnet26_attention_conv12", 3, 8),
+        ("resnet26_attention", 3, 8),
+        ("resnet26_attention", 5, 4),
     ):
-        model, _ = network(name, kernel_size=kernel_size, width=8)
+        model = create_model(name, num_classes=10, kernel_size=kernel_size, width=8)
         layers = trace_layers(model, (side, side, 3))
         macs = sum(layer.weight + layer.core for layer in layers)
         assert macs == macs_of_modules(model, side)

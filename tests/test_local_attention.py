@@ -6,10 +6,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from chex import (
-    assert_trees_all_close,
-    assert_trees_all_equal_shapes_and_dtypes,
-)
+from chex import assert_trees_all_equal_shapes_and_dtypes
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from references import local_attention_loops
@@ -104,7 +101,7 @@ def test_value_and_five_gradients_equal_the_loops(case, border):
         assert_gradients_close(gradients, expected_gradients, atol=5e-6, where=method)
 
 
-@settings(max_examples=10, deadline=None, derandomize=True)
+@settings(max_examples=6, deadline=None, derandomize=True)
 @given(
     height=st.integers(1, 6),
     width=st.integers(1, 6),
@@ -383,8 +380,10 @@ def test_works_under_vmap_of_grad_and_jit_of_vmap():
 
 
 def test_works_on_several_devices():
-    inputs = to_float32(*make_inputs(4, 5, 3))
-    maps, tables = inputs[:3], inputs[3:]
+    inputs = make_inputs(4, 5, 3)
+    output = local_attention_loops(*inputs, inputs[0], border="zero")[0]
+    expected = local_attention_loops(*inputs, 2 * output, border="zero")[1][:3]
+    maps, tables = to_float32(*inputs[:3]), to_float32(*inputs[3:])
 
     def gradients(*maps):
         def loss(*maps, method):
@@ -394,9 +393,9 @@ def test_works_on_several_devices():
         return of_each(METHODS, jax.grad(loss, argnums=(0, 1, 2)), *maps)
 
     shares = [x.reshape(2, 1, *x.shape[1:]) for x in maps]
-    apart = jax.pmap(gradients, axis_name="batch")(*shares)
-    apart = jax.tree.map(lambda x: x[:, 0], apart)
-    assert_trees_all_close(apart, gradients(*maps), atol=1e-5)
+    for found in jax.pmap(gradients, axis_name="batch")(*shares).values():
+        for one, wanted in zip(found, expected, strict=True):
+            np.testing.assert_allclose(one[:, 0], wanted, atol=1e-5)
 
 
 def shapes(

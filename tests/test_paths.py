@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from tiny import run_command, tiny_config
+from tiny import SETTINGS, run_command, tiny_config
 
 import alite_jax
 from alite_jax.config.run_config import FILE, read_config
@@ -87,9 +87,11 @@ def test_every_path_of_a_person_may_begin_at_home(
     assert f"not prepared in {home}/d" in refused(
         Exception, alite_jax.evaluate, data, "~/run"
     )
-    assert run_command("--job=evaluate", "--workdir=~/run", "--config=digits") == 2
-    assert str(home / "run") in capsys.readouterr().err
-    assert run_command("--job=export", "--workdir=~/run", "--config=digits") == 2
+    for job in ("evaluate", "export"):
+        arguments = f"--job={job}", "--workdir=~/run", "--config=digits"
+        fields = (f"--config.{name}={value}" for name, value in SETTINGS.items())
+        assert run_command(*arguments, *fields) == 2
+        assert str(home / "run") in capsys.readouterr().err
     assert not (home / "run").exists()
     assert not list(Path.cwd().iterdir())
 

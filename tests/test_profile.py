@@ -14,7 +14,8 @@ pytestmark = pytest.mark.usefixtures("models")
 
 
 def test_the_job_traces_steps_of_both_networks(tmp_path: Path) -> None:
-    changes = {"logging.profile_steps": 3, "data.batch_size": 8}
+    changes: dict[str, Any] = {"logging.profile_steps": 3, "data.batch_size": 8}
+    changes |= {"student.density": 1.0, "distillation.alpha": 0.0}  # Compiles less.
     settings = SETTINGS | changes
     status = run_command(
         "--job=profile",
