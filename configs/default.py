@@ -44,6 +44,10 @@ def get_config() -> ConfigDict:
     teacher.model = "resnet50"
     # Channels of the stem; 64 in the paper. All other widths are multiples of it.
     teacher.width = 64
+    # The first layer: 'conv' (3x3, for small images); 'imagenet' (7x7 of stride 2, then
+    # 3x3 max-pooling of stride 2, for large ones); or 'auto', which is 'imagenet' for
+    # images of 96 pixels and more (data.image_size counts), else 'conv'.
+    teacher.stem = "conv"
     # Folder of a finished run whose teacher is used; '' trains the teacher in this run.
     teacher.workdir = ""
     # Passes over the training split.
@@ -61,8 +65,8 @@ def get_config() -> ConfigDict:
     # Window positions outside the image: 'zero' gives them zero keys and values (they
     # take part in the softmax), 'mask' leaves them out.
     student.border = "zero"
-    # The first layer: 'conv' (3x3), or 'attention' over 4x4 pixels with a mixture of
-    # values (arXiv 1906.05909); the border is as above.
+    # The first layer, as for the teacher; or 'attention' over 4x4 pixels with a mixture
+    # of values (arXiv 1906.05909), which keeps the resolution; the border is as above.
     student.stem = "conv"
     # Folder of a finished run from whose student's weights and BatchNorm statistics
     # this one starts; '' draws them. Masks are made anew: they keep the largest weights

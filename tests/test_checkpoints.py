@@ -134,6 +134,15 @@ def test_restore_model_does_not_need_the_train_item(saved: Path) -> None:
     assert_same(model, model_of(make_state(2)))
 
 
+def test_an_identity_of_before_the_stem_was_in_it_is_of_the_3x3_stem(
+    saved: Path,
+) -> None:
+    state, _ = open_checkpoints(saved, stem="conv").restore(make_state(0))
+    assert_same(state, make_state(2))
+    with pytest.raises(CheckpointError, match="stem = 'conv' where .* has 'imagenet'"):
+        open_checkpoints(saved, stem="imagenet").restore(make_state(0))
+
+
 def test_an_orbax_without_the_private_function_works_as_well(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -404,6 +404,7 @@ def test_values_take_the_type_of_their_field(key, value, expected):
         ("data.eval_batch_size=0", "data.eval_batch_size must be at least 1"),
         ("data.image_size=-1", "data.image_size must be at least 0"),
         ("data.crop_padding=-1", "data.crop_padding must be at least 0"),
+        ("teacher.stem=attention", "teacher.stem has no choice 'attention'; .*imagenet"),
         ("teacher.width=0", "teacher.width must be at least 1"),
         ("student.width=-8", "student.width must be at least 1"),
         ("teacher.epochs=0", "teacher.epochs must be at least 1"),

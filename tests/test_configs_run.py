@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import jax
@@ -14,7 +15,9 @@ import alite_jax
 from alite_jax.config.files import config_directory, config_names, load_config_file
 from alite_jax.data.sources import Data, Split
 from alite_jax.data.specs import DATASETS, DatasetSpec
+from alite_jax.errors import ConfigError
 from alite_jax.jobs import train as train_job
+from alite_jax.models.configured import model_settings
 from alite_jax.runs.metrics import read_metrics
 
 # `default` is the list of fields, not a run.
@@ -55,6 +58,52 @@ def test_both_networks_can_be_built(tmp_path: Path, name: str, argument: str) ->
     assert teacher["num_classes"] == student["num_classes"] == spec.num_classes
     assert teacher["image_shape"] == [side, side, spec.image_shape[2]]
     assert not list(tmp_path.iterdir())
+
+
+def test_identities_are_those_of_before_but_for_the_teacher_s_stem(
+    tmp_path: Path,
+) -> None:
+    config = alite_jax.get_config("cifar10:smoke,stem=attention")
+    data = one_image(DATASETS["cifar10"], 32)
+    networks = train_job.create_networks(config, data, tmp_path)
+    before = {
+        "dataset": "cifar10",
+        "image_shape": [32, 32, 3],
+        "width": 8,
+        "num_classes": 10,
+    }
+    options = {"kernel_size": 7, "heads": 8, "border": "zero"}
+    teacher, student = (network.identity for network in networks)
+    assert teacher == before | {"model": "resnet26", "stem": "conv"}
+    model = {"model": "resnet26_attention", "stem": "attention"}
+    assert student == before | options | model
+
+
+@pytest.mark.parametrize(
+    ("side", "image_size", "stem"),
+    [(95, 0, "conv"), (96, 0, "imagenet"), (192, 64, "conv"), (192, 96, "imagenet")],
+)
+def test_a_stem_is_chosen_by_the_side_of_the_images_that_networks_see(
+    side: int, image_size: int, stem: str
+) -> None:
+    spec = replace(DATASETS["tiny_imagenet"], image_shape=(side, 2 * side, 3))
+    stems = {f"{network}.stem": "auto" for network in ("teacher", "student")}
+    config = alite_jax.get_config(
+        "tiny_imagenet", stems | {"data.image_size": image_size}
+    )
+    for network in ("teacher", "student"):
+        assert model_settings(config, network, spec)["stem"] == stem
+
+
+def test_features_are_compared_between_maps_of_equal_sides_only(tmp_path: Path) -> None:
+    changes = {"student.stem": "imagenet", "distillation.feature_weight": 1}
+    config = alite_jax.get_config("digits:smoke", changes)
+    data = one_image(DATASETS["digits"], 8)
+    message = "feature_weight .* teacher's stem is 'conv' and the student's 'imagenet'"
+    with pytest.raises(ConfigError, match=message):
+        train_job.create_networks(config, data, tmp_path)
+    both = alite_jax.override(config, {"teacher.stem": "imagenet"})
+    train_job.create_networks(both, data, tmp_path)
 
 
 @pytest.fixture

@@ -260,6 +260,35 @@ def test_the_attention_stem_in_closed_form():
     }
 
 
+# The ImageNet form: ours, then what table 1 of arXiv 1906.05909 prints for its
+# convolutional networks and for attention after the convolutional stem, k = 7: millions
+# of parameters, and 1e9 FLOP, two for a MAC.
+IMAGENET = [
+    ("resnet26", 13_696_552, 2_342_256_640, 13.7, 4.7),
+    ("resnet38", 19_626_792, 3_215_720_448, 19.6, 6.5),
+    ("resnet50", 25_557_032, 4_089_184_256, 25.6, 8.2),
+    ("resnet26_attention", 10_331_264, 2_193_685_504, 10.3, 4.5),
+    ("resnet38_attention", 14_173_384, 2_798_381_568, 14.1, 5.7),
+    ("resnet50_attention", 18_015_504, 3_403_077_632, 18.0, 7.0),
+]
+
+
+@pytest.mark.parametrize(
+    "name, parameters, macs, millions, flops", IMAGENET, ids=lambda x: str(x)
+)
+def test_the_imagenet_form(name, parameters, macs, millions, flops):
+    model = create_model(name, num_classes=1000, stem="imagenet")
+    layers = trace_layers(model, (224, 224, 3))
+    cost = total(layer_costs(layers, nominal_counts(layers, 1.0)).values())
+    assert (cost.parameters, cost.macs) == (parameters, macs)
+    assert abs(parameters / 1e6 - millions) < 0.08
+    # The paper's fit `q . r` for each position of the window; here it is for each row
+    # and column, which the same numbers follow from.
+    window = 7**2
+    positions = cost.core_macs * 3 * window // (2 * window + 7)
+    assert abs(2 * (cost.weight_macs + positions) / 1e9 - flops) < 0.08
+
+
 def test_layers_by_hand():
     class Small(nn.Module):
         @nn.compact

@@ -18,17 +18,19 @@ from alite_jax.models.layers import (
     LocalSelfAttention,
     Pointwise,
     heads_for,
+    max_pool,
     pointwise,
 )
 from alite_jax.models.resnet import (
     BLOCKS,
     BRANCH_SCALE,
     MODELS,
+    NORM_EPSILON,
     Bottleneck,
     ResNet,
     create_model,
 )
-from alite_jax.models.stem import AttentionStem
+from alite_jax.models.stem import AttentionStem, ImageNetStem
 from alite_jax.ops.local_attention import local_attention
 from alite_jax.sparsity.masks import count_parameters
 from alite_jax.trees import named_leaves
@@ -347,6 +349,71 @@ def test_conv3x3_equals_a_sum_over_shifts(stride):
         for b in range(3)
     )
     np.testing.assert_allclose(output, full[:, ::stride, ::stride], atol=1e-5)
+
+
+@pytest.mark.parametrize("height, width", [(6, 9), (1, 2)])
+def test_the_imagenet_stem_is_a_convolution_then_pooling(height, width):
+    """By loops: 7x7 of stride 2, BatchNorm, ReLU, the largest of 3x3 of stride 2."""
+    model = ResNet((), (), num_classes=3, width=2, stem=ImageNetStem, pool_stem=True)
+    images = normal(1, height, width, 3)
+    logits, variables = jax.jit(functools.partial(model.init_with_output, train=False))(
+        jax.random.key(0), images
+    )
+    params = jax.device_get(variables["params"])
+    assert params["stem"]["kernel"].shape == (7, 7, 3, 2)
+
+    def windows(maps, size, filler):
+        """Every window of stride 2, padded by half its size."""
+        margin = size // 2
+        padded = np.pad(maps, [(margin, margin)] * 2 + [(0, 0)], constant_values=filler)
+        tops, lefts = (range(0, side, 2) for side in maps.shape[:2])
+        return [[padded[i : i + size, j : j + size] for j in lefts] for i in tops]
+
+    convolved = np.array(
+        [
+            [np.einsum("abc,abcf->f", window, params["stem"]["kernel"]) for window in r]
+            for r in windows(images[0], 7, 0)
+        ]
+    )
+    maps = np.maximum(convolved / np.sqrt(1 + NORM_EPSILON), 0)
+    pooled = np.array(
+        [[window.max((0, 1)) for window in r] for r in windows(maps, 3, -np.inf)]
+    )
+    expected = pooled.mean((0, 1)) @ params["classifier"]["kernel"]
+    assert pooled.shape == (-(-height // 4), -(-width // 4), 2)
+    np.testing.assert_allclose(logits[0], expected, rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("height, width", [(6, 9), (1, 2)])
+def test_pooling_has_the_values_and_gradients_of_a_window(height, width):
+    maps = normal(2, height, width, 3)
+    cotangent = normal(2, -(-height // 2), -(-width // 2), 3)
+    window = functools.partial(
+        nn.max_pool, window_shape=(3, 3), strides=(2, 2), padding=((1, 1), (1, 1))
+    )
+    for ours, theirs in zip(
+        *(jax.jit(gradients(f))(maps, cotangent) for f in (max_pool, window)),
+        strict=True,
+    ):
+        np.testing.assert_allclose(ours, theirs, rtol=1e-6)
+
+
+def gradients(function):
+    """The value of a function, and its gradient for a cotangent."""
+
+    def both(inputs, cotangent):
+        output, pullback = jax.vjp(function, inputs)
+        return output, *pullback(cotangent)
+
+    return both
+
+
+def test_behind_the_imagenet_stem_maps_have_a_quarter_of_the_sides():
+    model = create_model("resnet26_attention", **TINY, stem="imagenet")
+    for side, sides in ((96, (24, 12, 6, 3)), (8, (2, 1, 1, 1)), (1, (1, 1, 1, 1))):
+        shapes = inputs_of_calls(model, jnp.zeros((1, side, side, 3)))
+        found = [shapes[f"stage{n}_block1/expand"][1:3] for n in range(1, 5)]
+        assert found == [(n, n) for n in sides]
 
 
 def test_stage_outputs_are_given_on_request_and_alike_for_teacher_and_student():

@@ -81,7 +81,8 @@ def choices() -> dict[str, Collection[str]]:
     """
     from alite_jax.data.specs import DATASETS
     from alite_jax.distillation import LOSSES
-    from alite_jax.models.resnet import MODELS, STEMS
+    from alite_jax.models.configured import STEM_CHOICES
+    from alite_jax.models.resnet import MODELS
     from alite_jax.ops.local_attention import BORDERS
     from alite_jax.schedules import SCHEDULES
     from alite_jax.sparsity.distributions import DISTRIBUTIONS
@@ -91,10 +92,11 @@ def choices() -> dict[str, Collection[str]]:
     return {
         "data.name": DATASETS,
         "teacher.model": MODELS,
+        "teacher.stem": STEM_CHOICES["teacher"],
         "teacher.optimizer.schedule": ("cosine", "steps"),
         "student.model": MODELS,
         "student.border": BORDERS,
-        "student.stem": STEMS,
+        "student.stem": STEM_CHOICES["student"],
         "student.optimizer.schedule": ("cosine", "steps"),
         "pruning.method": METHODS,
         "pruning.distribution": DISTRIBUTIONS,

@@ -6,7 +6,15 @@ import jax.numpy as jnp
 from ml_collections import ConfigDict
 
 from alite_jax.data.specs import DatasetSpec
-from alite_jax.models.resnet import STUDENT_OPTIONS, ResNet, create_model
+from alite_jax.models.resnet import STEMS, STUDENT_OPTIONS, ResNet, create_model
+
+# What the field `stem` of a network may be; a teacher is convolutional.
+STEM_CHOICES = {
+    "teacher": ("conv", "imagenet", "auto"),
+    "student": (*STEMS, "auto"),
+}
+# From this side on, in pixels, `"auto"` is the ImageNet form.
+LARGE_IMAGE = 96
 
 
 def configured_model(
@@ -17,7 +25,7 @@ def configured_model(
     Args:
         config: the whole configuration.
         phase: `"teacher"` or `"student"`.
-        dataset: gives the number of classes.
+        dataset: gives the number of classes and the side of the images.
         axis_name: mapped axis for `compute.batch_norm = "global"`; see `ResNet`.
 
     Raises:
@@ -39,13 +47,23 @@ def model_settings(
     How it is computed is not among it: a teacher of one dtype may teach a student of
     another.
     """
-    # A teacher is convolutional and has none of the student's options.
+    # A teacher is convolutional and has none of the student's other options.
     options = STUDENT_OPTIONS if phase == "student" else ()
     return {
         "width": config[phase].width,
         "num_classes": dataset.num_classes,
         **{name: config[phase][name] for name in options},
+        "stem": _stem(config, phase, dataset),
     }
+
+
+def _stem(config: ConfigDict, phase: str, dataset: DatasetSpec) -> str:
+    """The stem of a network, `"auto"` resolved by the shorter side of its images."""
+    stem: str = config[phase].stem
+    if stem != "auto":
+        return stem
+    height, width, _ = image_shape(config, dataset)
+    return "imagenet" if min(height, width) >= LARGE_IMAGE else "conv"
 
 
 def image_shape(config: ConfigDict, dataset: DatasetSpec) -> tuple[int, int, int]:

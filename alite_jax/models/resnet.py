@@ -1,10 +1,11 @@
 """One ResNet for teacher and student: bottleneck blocks around a chosen operator.
 
-CIFAR form: a stem of stride 1, either a 3x3 convolution or attention, and no
-max-pooling, then four stages of bottleneck blocks whose middle is either a 3x3
-convolution or local self-attention. Attention runs at the resolution of its input;
-where a block downsamples, a 2x2 average pooling follows directly (arXiv 1906.05909,
-section 3.2). Everything else is the same for both.
+A stem, then four stages of bottleneck blocks whose middle is either a 3x3 convolution
+or local self-attention. In the CIFAR form the stem has stride 1, either a 3x3
+convolution or attention, and no max-pooling; in the ImageNet form it is a 7x7
+convolution of stride 2 with a 3x3 max-pooling of stride 2. Attention runs at the
+resolution of its input; where a block downsamples, a 2x2 average pooling follows
+directly (arXiv 1906.05909, section 3.2). Everything else is the same for both.
 """
 
 from collections.abc import Callable
@@ -22,18 +23,19 @@ from alite_jax.models.layers import (
     HeadDims,
     LocalSelfAttention,
     Pointwise,
+    max_pool,
 )
-from alite_jax.models.stem import AttentionStem
+from alite_jax.models.stem import AttentionStem, ImageNetStem
 
 Operator = Callable[..., nn.Module]  # takes features, dtype, name; in blocks stride
 
 BLOCKS = {26: (1, 2, 4, 1), 38: (2, 3, 5, 2), 50: (3, 4, 6, 3)}
 EXPANSION = 4
-STEMS = ("conv", "attention")
+STEMS = ("conv", "attention", "imagenet")
 
 # Options of `create_model` that are fields of the student's configuration; a teacher,
 # which is convolutional, has the defaults.
-STUDENT_OPTIONS = ("kernel_size", "heads", "border", "stem")
+STUDENT_OPTIONS = ("kernel_size", "heads", "border")
 
 # Pruning leaves channels without any input, whose variance is 0: the gradients of their
 # absent weights grow by 1 / sqrt(epsilon). With the customary 1e-5 they dwarf all
@@ -113,7 +115,8 @@ def create_model(
         kernel_size: odd side of the attention window, in pixels.
         heads: the most attention heads a layer may have.
         border: `"zero"` or `"mask"`; see `local_attention`.
-        stem: `"conv"` or `"attention"`; see `AttentionStem`.
+        stem: `"conv"`, 3x3; `"attention"`, see `AttentionStem`; or `"imagenet"`, see
+            `ImageNetStem`.
         axis_name: mapped axis over which BatchNorm shares its statistics in training.
         dtype: of the computation; parameters, statistics and logits are float32.
         widths: of each block in their order, for a compacted network.
@@ -130,12 +133,18 @@ def create_model(
         LocalSelfAttention, kernel_size=kernel_size, heads=heads, border=border
     )
     spatial: dict[str, Operator] = {"conv": Conv3x3, "attention": attention}
+    stems: dict[str, Operator] = {
+        "conv": Conv3x3,
+        "attention": partial(AttentionStem, border=border),
+        "imagenet": ImageNetStem,
+    }
     return ResNet(
         blocks=BLOCKS[spec.depth],
         spatial=tuple(spatial[operator] for operator in spec.operators),
         num_classes=num_classes,
         width=width,
-        stem=Conv3x3 if stem == "conv" else partial(AttentionStem, border=border),
+        stem=stems[stem],
+        pool_stem=stem == "imagenet",
         axis_name=axis_name,
         dtype=dtype,
         widths=widths,
@@ -198,6 +207,8 @@ class ResNet(nn.Module):
         num_classes: size of the logits.
         width: channels of the stem; stage s works with `width * 2**s`.
         stem: builds the stem from `features`, `dtype` and `name`.
+        pool_stem: whether a 3x3 max-pooling of stride 2 follows it, after its BatchNorm
+            and ReLU.
         axis_name: mapped axis over which BatchNorm shares its statistics in training.
         dtype: of the computation; parameters, statistics and logits are float32.
         widths: of each block in their order; None for those of the stages.
@@ -208,6 +219,7 @@ class ResNet(nn.Module):
     num_classes: int
     width: int = 64
     stem: Operator = Conv3x3
+    pool_stem: bool = False
     axis_name: str | None = None
     dtype: DTypeLike = jnp.float32
     widths: tuple[BlockWidths, ...] | None = None
@@ -245,6 +257,8 @@ class ResNet(nn.Module):
         )
         x = self.stem(features=self.width, dtype=self.dtype, name="stem")(images)
         x = nn.relu(norm(name="stem_norm")(x))
+        if self.pool_stem:
+            x = max_pool(x)
         names = iter(self.block_names)
         widths = iter(self.widths or [None] * sum(self.blocks))
         stages = zip(self.blocks, self.spatial, strict=True)

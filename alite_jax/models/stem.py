@@ -1,12 +1,34 @@
-"""The attention stem as a Flax module; the other stem is a plain `Conv3x3`."""
+"""The stems that are modules of their own; that of small images is a `Conv3x3`."""
 
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
 from jax.typing import DTypeLike
 
-from alite_jax.models.layers import Kernel, heads_for
+from alite_jax.models.layers import Kernel, convolution, he_normal, heads_for
 from alite_jax.ops.stem_attention import stem_attention
+
+
+class ImageNetStem(nn.Module):
+    """A 7x7 convolution of stride 2 without bias, padded by three pixels.
+
+    BatchNorm, ReLU and a 3x3 max-pooling of stride 2 follow (`ResNet.pool_stem`), which
+    leaves a quarter of the sides.
+
+    Attributes:
+        features: output channels.
+        dtype: of the computation; parameters are float32.
+    """
+
+    features: int
+    dtype: DTypeLike = jnp.float32
+
+    @nn.compact
+    def __call__(self, images: jax.Array) -> jax.Array:
+        """Maps `[batch, height, width, channels]` to `[batch, h, w, features]`."""
+        shape = (7, 7, images.shape[-1], self.features)
+        kernel = self.param("kernel", he_normal, shape, jnp.float32)
+        return convolution(images, kernel, 2, self.dtype)
 
 
 class AttentionStem(nn.Module):

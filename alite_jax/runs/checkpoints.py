@@ -33,6 +33,8 @@ from alite_jax.runs.processes import by_first
 
 State = TypeVar("State")
 _MODEL_FIELDS = ("params", "batch_stats", "masks")
+# What identities from before a field existed mean by its absence.
+_ABSENT = {"stem": "conv"}
 
 
 class _DamagedError(Exception):
@@ -256,7 +258,10 @@ class Checkpoints:
 
     def _check_identity(self, stored: dict[str, Any]) -> None:
         for field in {**self._identity, **stored}:
-            theirs, ours = stored.get(field), self._identity.get(field)
+            theirs, ours = (
+                identity.get(field, _ABSENT.get(field))
+                for identity in (stored, self._identity)
+            )
             if theirs != ours:
                 raise CheckpointError(
                     f"the checkpoints in {self.directory} are of another model, with "

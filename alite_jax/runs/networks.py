@@ -17,7 +17,7 @@ from alite_jax.config import validate
 from alite_jax.data.augment import normalize
 from alite_jax.data.sources import Data, load_split
 from alite_jax.data.specs import dataset_spec
-from alite_jax.errors import CheckpointError
+from alite_jax.errors import CheckpointError, ConfigError
 from alite_jax.jax_settings import job
 from alite_jax.models.configured import configured_model, model_settings
 from alite_jax.models.resnet import ResNet
@@ -65,6 +65,7 @@ def create_networks(
         teacher = replace(teacher, folder=other / "teacher")
 
     student = _network(config, "student", data, folder / "checkpoints")
+    _check_compared_maps(config, teacher, student)
     if config.student.init_workdir:
         student = _from_another(student, config, folder, data)
     structure = create_structure(config, student.model, data.image_shape)
@@ -72,6 +73,19 @@ def create_networks(
         make_masks = partial(draw_masks, config, structure)
         student = replace(student, make_masks=make_masks, structure=structure)
     return teacher, student
+
+
+def _check_compared_maps(
+    config: ConfigDict, teacher: Network, student: Network
+) -> None:
+    """Raises where the loss would compare maps of different sides."""
+    stems = teacher.identity["stem"], student.identity["stem"]
+    if config.distillation.feature_weight and stems.count("imagenet") == 1:
+        raise ConfigError(
+            f"distillation.feature_weight compares maps of equal sides, but the"
+            f" teacher's stem is {stems[0]!r} and the student's {stems[1]!r}; give both"
+            " 'imagenet' or neither, or set the weight to 0"
+        )
 
 
 def _network(config: ConfigDict, phase: str, data: Data, folder: Path) -> Network:
