@@ -16,6 +16,7 @@ from jax.experimental import topologies
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 import alite_jax
+from alite_jax.data.augment import create_augmentation
 from alite_jax.data.sources import Data, Split
 from alite_jax.data.specs import DatasetSpec, dataset_spec
 from alite_jax.runs.fit import Network
@@ -90,8 +91,7 @@ def lower(name: str, dtype: str, batch: int, mesh: Mesh) -> Any:
         _optimizer(network),
         network.objective,
         spec,
-        crop_padding=config.data.crop_padding,
-        flip=config.data.flip,
+        augment=create_augmentation(config.data),
         key=jax.random.key(0),
     )
     frozen = _state(teacher, spec).variables if taught else {}

@@ -17,6 +17,7 @@ import torch
 
 import alite_jax
 from alite_jax.counting.layers import trace_layers
+from alite_jax.data.augment import create_augmentation
 from alite_jax.data.pipeline import TrainBatches, prefetch
 from alite_jax.data.sources import Split
 from alite_jax.data.specs import dataset_spec
@@ -69,8 +70,7 @@ class Step:
                 self.optimizer,
                 self.objective,
                 DATASET,
-                crop_padding=CONFIG.data.crop_padding,
-                flip=CONFIG.data.flip,
+                augment=create_augmentation(CONFIG.data),
                 key=jax.random.key(1),
             ).train_step,
             donate_state=True,

@@ -34,8 +34,16 @@ def get_config() -> ConfigDict:
     # Height and width of the images in pixels; 0 keeps the native size, otherwise the
     # images are reduced by averaging whole boxes, so it must divide the native size.
     data.image_size = 0
-    # Zero padding on each side before the random crop, in pixels; 0 means no crop.
+    # What training sees of an image: 'crop', the image padded and cut back to its size
+    # at a random place; or 'resized_crop', a random box of it enlarged to its size.
+    data.view = "crop"
+    # For 'crop': zero padding on each side, in pixels; 0 means no crop.
     data.crop_padding = 4
+    # For 'resized_crop': the smallest area of a box, as a fraction of the image's in
+    # (0, 1], and its largest ratio of width to height, and of height to width. The area
+    # is uniform, and so is the logarithm of the ratio.
+    data.crop_area = 0.25
+    data.crop_aspect = 4 / 3
     # Whether training images are mirrored left to right at random.
     data.flip = True
 

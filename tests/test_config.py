@@ -358,7 +358,7 @@ def test_values_take_the_type_of_their_field(key, value, expected):
         # Names.
         ("student.densty=1", r"^unknown field 'student\.densty'; did you mean 'student\.density'"),
         ("width=2", "unknown field 'width'; valid names: student.width, teacher.width"),
-        ("data.qqq=2", "unknown field 'data.qqq'; valid names: data.batch_size, data.crop_padding"),
+        ("data.qqq=2", "unknown field 'data.qqq'; valid names: data.batch_size, data.crop_area"),
         ("zzz=1", "unknown field 'zzz'; valid names: checkpoint, compute, data, distillation"),
         ({"student.density": {"a": 1}}, "unknown field 'student.density.a'; did you mean"),
         ("student=1", "student is a section of the configuration, set one of its fields"),
@@ -404,6 +404,9 @@ def test_values_take_the_type_of_their_field(key, value, expected):
         ("data.eval_batch_size=0", "data.eval_batch_size must be at least 1"),
         ("data.image_size=-1", "data.image_size must be at least 0"),
         ("data.crop_padding=-1", "data.crop_padding must be at least 0"),
+        ("data.crop_area=0", "data.crop_area must be above 0 and at most 1, found 0.0"),
+        ("data.crop_aspect=0.9", "data.crop_aspect must be at least 1, found 0.9"),
+        ("data.view=resize_crop", "has no choice 'resize_crop'; did you mean 'resiz"),
         ("teacher.stem=attention", "teacher.stem has no choice 'attention'; .*imagenet"),
         ("teacher.width=0", "teacher.width must be at least 1"),
         ("student.width=-8", "student.width must be at least 1"),

@@ -12,7 +12,7 @@ import pytest
 from tiny import assert_same, tiny_config
 
 import alite_jax
-from alite_jax.data.augment import augment, normalize
+from alite_jax.data.augment import augment, normalize, resized_crop
 from alite_jax.data.pipeline import TrainBatches
 from alite_jax.data.sources import Split
 from alite_jax.distillation import joint_loss
@@ -118,6 +118,7 @@ DRAWN: dict[str, Callable[[], Any]] = {
     "growth": lambda: rewired("set"),
     "units": units,
     "views": lambda: augment(KEY, IMAGES, crop_padding=2, flip=True),
+    "boxes": lambda: resized_crop(KEY, IMAGES, area=0.25, aspect=2.0, flip=True),
     "weights": lambda: network("attention"),
 }
 

@@ -10,9 +10,10 @@ import numpy as np
 import pytest
 from chex import assert_trees_all_close
 from jaxprs import equations, primitives
-from tiny import TwoLayers, random_split
+from tiny import TwoLayers, random_split, unaugmented
 
 import alite_jax
+from alite_jax.data.augment import augment
 from alite_jax.data.pipeline import TrainBatches
 from alite_jax.data.specs import DATASETS
 from alite_jax.errors import ConfigError
@@ -51,7 +52,8 @@ def make_state(model: Any) -> Any:
 
 
 def make_step(model: Any, accumulation: int, **changes: Any) -> Any:
-    settings = {"crop_padding": 2, "flip": True, "key": jax.random.key(1)} | changes
+    views = partial(augment, crop_padding=2, flip=True)
+    settings = {"augment": views, "key": jax.random.key(1)} | changes
     objective = Objective(alpha=0.5, temperature=3.0)
     return JointStep(
         *(model, model, OPTIMIZER, objective, SPEC),
@@ -84,7 +86,7 @@ def copied_batch() -> Any:
         (NoNorm(), random_batch(), 2, {}),
         (NoNorm(), random_batch(), 8, {}),
         # Equal parts have equal statistics, if nothing makes their views differ.
-        (TwoLayers(), copied_batch(), 4, {"crop_padding": 0, "flip": False}),
+        (TwoLayers(), copied_batch(), 4, {"augment": unaugmented}),
     ],
     ids=["without BatchNorm", "image by image", "equal parts"],
 )
@@ -111,7 +113,7 @@ def test_running_statistics_are_means_over_the_parts() -> None:
     batch = random_batch()
     model = TwoLayers()
     start = make_state(model).batch_stats["norm"]
-    state, _ = run(model, 2, batch, crop_padding=0, flip=False)
+    state, _ = run(model, 2, batch, augment=unaugmented)
     images = (batch["image"] / 255 - SPEC.mean[0]) / SPEC.std[0]
     # [device, part, image, pixel]: a part is on both devices.
     images = images.reshape(2, 2, 4, 64).swapaxes(0, 1).reshape(2, 8, 64)
@@ -141,7 +143,7 @@ def step_and_shapes(accumulation: int, share: int, hidden: int) -> tuple[Any, An
         "image": jax.ShapeDtypeStruct((share, 8, 8, 1), jnp.uint8),
         "label": jax.ShapeDtypeStruct((share,), jnp.int32),
     }
-    step = make_step(model, accumulation, crop_padding=0, flip=False)
+    step = make_step(model, accumulation, augment=unaugmented)
     return step, (state, state.variables, batch)
 
 

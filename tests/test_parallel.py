@@ -9,7 +9,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from tiny import TwoLayers, assert_same, random_data, random_split
+from tiny import TwoLayers, assert_same, random_data, random_split, unaugmented
 
 import alite_jax
 from alite_jax.data.pipeline import TrainBatches
@@ -70,8 +70,7 @@ def train(devices: int, axis_name: str | None) -> tuple[Any, list[Any]]:
         OPTIMIZER,
         Objective(alpha=0.5, temperature=2.0),
         DATASETS["digits"],
-        crop_padding=0,
-        flip=False,
+        augment=unaugmented,
         key=jax.random.key(0),
     ).train_step
     masks = partial(init_masks, density=0.5)

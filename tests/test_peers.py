@@ -6,7 +6,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from tiny import random_split
+from tiny import random_split, unaugmented
 
 import alite_jax
 from alite_jax.data.specs import DATASETS
@@ -177,8 +177,7 @@ def test_two_joint_steps():
         optimizer,
         objective,
         spec,
-        crop_padding=0,
-        flip=False,
+        augment=unaugmented,
         key=jax.random.key(1),
     ).train_step
     step = jax.jit(jax.vmap(step, in_axes=(None, None, 0), axis_name=AXIS))

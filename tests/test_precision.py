@@ -11,6 +11,7 @@ import pytest
 from jaxprs import equations
 from tiny import random_data, tiny_config, tiny_models
 
+from alite_jax.data.augment import augment
 from alite_jax.data.pipeline import TrainBatches
 from alite_jax.jobs.train import create_networks
 from alite_jax.training.optimizer import create_optimizer
@@ -43,8 +44,7 @@ class Case:
         self.step = JointStep(
             *(self.student.model, self.teacher.model, optimizer),
             *(self.student.objective, DATA.spec),
-            crop_padding=1,
-            flip=False,
+            augment=partial(augment, crop_padding=1, flip=False),
             key=jax.random.key(1),
         ).train_step
 

@@ -11,9 +11,10 @@ import optax
 import pytest
 from chex import assert_trees_all_close
 from jaxprs import equations
-from tiny import TwoLayers, assert_same, random_split
+from tiny import TwoLayers, assert_same, random_split, unaugmented
 
 import alite_jax
+from alite_jax.data.augment import augment
 from alite_jax.data.pipeline import TrainBatches
 from alite_jax.data.specs import DATASETS
 from alite_jax.runs import parallel
@@ -46,7 +47,7 @@ def make_state(key: jax.Array) -> Any:
 
 
 def make_step(model: Any = MODEL, teacher: Any = MODEL, **changes: Any) -> Any:
-    settings = {"crop_padding": 0, "flip": False, "key": jax.random.key(1)} | changes
+    settings = {"augment": unaugmented, "key": jax.random.key(1)} | changes
     objective = settings.pop("objective", OBJECTIVE)
     step = JointStep(model, teacher, OPTIMIZER, objective, SPEC, **settings).train_step
     return parallel.spread(step, donate_state=True)
@@ -280,7 +281,7 @@ def test_weights_are_traced_only_where_they_change() -> None:
 def products(start: Any, teacher: Any, alpha: float) -> int:
     """The number of matrix products in a step of `TwoLayers`."""
     objective = Objective(alpha=alpha)
-    settings = {"crop_padding": 0, "flip": False, "key": jax.random.key(1)}
+    settings = {"augment": unaugmented, "key": jax.random.key(1)}
     step = JointStep(MODEL, MODEL, OPTIMIZER, objective, SPEC, **settings).train_step
     batch = jax.tree.map(lambda a: a[0], BATCHES.batch(0))
     jaxpr = jax.make_jaxpr(step, axis_env=[(AXIS, 2)])(start, teacher, batch)
@@ -325,7 +326,8 @@ def pixels_state() -> Any:
 
 def look(images: np.ndarray, steps: int, mirrored: bool = False) -> tuple[Any, Any]:
     """Returns what the student saw on each device, and the last metrics."""
-    step = make_step(Pixels(), Pixels(mirrored), crop_padding=2, flip=True)
+    views = partial(augment, crop_padding=2, flip=True)
+    step = make_step(Pixels(), Pixels(mirrored), augment=views)
     first = pixels_state()
     state = parallel.replicate(first)
     variables = parallel.replicate({"params": first.params})

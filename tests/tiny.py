@@ -16,6 +16,7 @@ from absl.testing import flagsaver
 from ml_collections import ConfigDict
 
 import alite_jax
+from alite_jax.data.augment import augment
 from alite_jax.data.sources import Data, Split
 from alite_jax.data.specs import DATASETS
 from alite_jax.deploy import program
@@ -117,6 +118,10 @@ def run_command(*arguments: str) -> int:
             return int(str(stop.code))
         finally:
             launch.FLAGS.unparse_flags()
+
+
+# Views of images that are the images.
+unaugmented = partial(augment, crop_padding=0, flip=False)
 
 
 def random_split(count: int, seed: int = 0) -> Split:

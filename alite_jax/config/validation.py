@@ -35,6 +35,8 @@ LIMITS = (
     Limit("data.*batch_size", lambda v: v >= 1, "at least 1"),
     Limit("data.image_size", lambda v: v >= 0, "at least 0 (0 keeps the native size)"),
     Limit("data.crop_padding", lambda v: v >= 0, "at least 0 (0 turns crops off)"),
+    Limit("data.crop_area", lambda v: 0 < v <= 1, "above 0 and at most 1"),
+    Limit("data.crop_aspect", lambda v: v >= 1, "at least 1"),
     Limit("*.width", lambda v: v >= 1, "at least 1"),
     Limit("*.epochs", lambda v: v >= 1, "at least 1"),
     Limit("student.kernel_size", lambda v: v >= 1 and v % 2 == 1, "odd and at least 1"),
@@ -79,6 +81,7 @@ def choices() -> dict[str, Collection[str]]:
     The tables are imported here and not above, so that a mistake in a command line is
     found before JAX is loaded.
     """
+    from alite_jax.data.augment import VIEWS
     from alite_jax.data.specs import DATASETS
     from alite_jax.distillation import LOSSES
     from alite_jax.models.configured import STEM_CHOICES
@@ -91,6 +94,7 @@ def choices() -> dict[str, Collection[str]]:
 
     return {
         "data.name": DATASETS,
+        "data.view": VIEWS,
         "teacher.model": MODELS,
         "teacher.stem": STEM_CHOICES["teacher"],
         "teacher.optimizer.schedule": ("cosine", "steps"),

@@ -14,6 +14,7 @@ import jax
 import optax
 from ml_collections import ConfigDict
 
+from alite_jax.data.augment import create_augmentation
 from alite_jax.data.pipeline import TrainBatches, prefetch
 from alite_jax.data.sources import Data
 from alite_jax.jax_settings import seed_key
@@ -192,8 +193,7 @@ def fit(
         optimizer,
         network.objective,
         data.spec,
-        crop_padding=config.data.crop_padding,
-        flip=config.data.flip,
+        augment=create_augmentation(config.data),
         key=step_key,
         microbatches=config.compute.accumulation,
         total_steps=total_steps,

@@ -15,7 +15,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from alite_jax.data.augment import augment, normalize
+from alite_jax.data.augment import Augmentation, normalize
 from alite_jax.data.specs import DatasetSpec
 from alite_jax.distillation import feature_loss, joint_loss
 from alite_jax.sparsity.masks import apply_masks
@@ -58,8 +58,7 @@ class JointStep:
         optimizer: the optax chain.
         objective: the loss.
         dataset: gives the normalisation constants.
-        crop_padding: see `augment`.
-        flip: see `augment`.
+        augment: makes views of the images; see `create_augmentation`.
         key: PRNG key; the step is folded into it.
         microbatches: in which a shard goes through the networks, each an equal part of
             it. Gradients, metrics and the updated running statistics are means over
@@ -75,8 +74,7 @@ class JointStep:
     optimizer: optax.GradientTransformation
     objective: Objective
     dataset: DatasetSpec
-    crop_padding: int
-    flip: bool
+    augment: Augmentation
     key: chex.PRNGKey
     microbatches: int = 1
     total_steps: int = 0
@@ -116,11 +114,9 @@ class JointStep:
         What is drawn is drawn for the whole batch, so that the number of devices does
         not change it.
         """
-        images = augment(
+        images = self.augment(
             jax.random.fold_in(jax.random.fold_in(self.key, step), _VIEWS),
             batch["image"],
-            crop_padding=self.crop_padding,
-            flip=self.flip,
             shard=jax.lax.axis_index(AXIS),
             num_shards=jax.lax.axis_size(AXIS),
         )
