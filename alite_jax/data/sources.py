@@ -21,6 +21,7 @@ from alite_jax.data.prepared import (
     read_builder,
 )
 from alite_jax.data.specs import DATASETS, DatasetSpec, dataset_spec
+from alite_jax.data.wordnet import readable
 from alite_jax.errors import ConfigError, DataError
 
 __all__ = ["DATASETS", "DatasetSpec", "Split", "dataset_spec", "load_split"]
@@ -68,15 +69,14 @@ class Data:
 def class_names(data_config: ConfigDict) -> list[str]:
     """Returns what the classes of a prepared data set are called, by label.
 
+    Labels without names are called by their numbers, synset ids by their words.
+
     Raises:
-        DataError: the data set is not there, or does not say so.
+        DataError: the data set is not there, or damaged.
     """
-    folder = _find_or_prepare(data_config)
-    label = read_builder(folder, data_config).info.features["label"]
-    if not hasattr(label, "names"):
-        raise damaged(folder, "features.json does not name its classes", data_config)
-    names: list[str] = label.names
-    return names
+    builder = read_builder(_find_or_prepare(data_config), data_config)
+    numbers = map(str, range(dataset_spec(data_config.name).num_classes))
+    return readable(getattr(builder.info.features["label"], "names", [*numbers]))
 
 
 def shared_examples(data_config: ConfigDict) -> int:

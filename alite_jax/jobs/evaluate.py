@@ -7,6 +7,7 @@ from typing import Any
 from ml_collections import ConfigDict
 
 from alite_jax.config import validate
+from alite_jax.data.sources import class_names
 from alite_jax.jax_settings import job, keep_compiled_programs
 from alite_jax.jobs.command import Command
 from alite_jax.pages.table import comparison_table
@@ -40,12 +41,13 @@ def evaluate(config: ConfigDict, workdir: str | os.PathLike[str]) -> dict[str, A
     """
     validate(config)
     data = load_data(config)
+    classes = class_names(config.data)
     started = time.monotonic()
     results = []
     for network in create_networks(config, data, user_path(workdir)):
         evaluator = Evaluator(network.model, data, config.data.eval_batch_size)
         variables = network.restore(data.image_shape)
-        results.append(network_summary(network, variables, evaluator, data))
+        results.append(network_summary(network, variables, evaluator, data, classes))
     summary = {
         "dataset": config.data.name,
         "seed": config.seed,

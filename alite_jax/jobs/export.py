@@ -4,7 +4,7 @@ import json
 import os
 import shutil
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import replace
 from functools import partial
@@ -125,12 +125,14 @@ def _export(
 
     # 4. Everything goes to a draft, since an earlier export stays until this one is
     # whole. Reading it back needs what the card says by now.
-    before = _measured(student, trained, config, data)
+    classes = class_names(config.data)
+    measured = partial(_measured, config=config, data=data, classes=classes)
+    before = measured(student, trained)
     card = {
-        **_measured(compacted, packed.variables, config, data),
+        **measured(compacted, packed.variables),
         "dataset": data.spec.name,
         "image_shape": list(data.image_shape),
-        "classes": class_names(config.data),
+        "classes": classes,
         "density": before["density"],
         "values": values,
         "accuracy_before_packing": before["accuracy"],
@@ -140,7 +142,7 @@ def _export(
         ),
         "bytes": packed.sizes | {"program": len(program)},
         "teacher": {
-            **_measured(teacher, taught_by, config, data),
+            **measured(teacher, taught_by),
             "bytes": sum(
                 leaf.nbytes for leaf in jax.tree.leaves(programs["teacher"][1])
             ),
@@ -192,10 +194,14 @@ def _program(
 
 
 def _measured(
-    network: Network, variables: Variables, config: ConfigDict, data: Data
+    network: Network,
+    variables: Variables,
+    config: ConfigDict,
+    data: Data,
+    classes: Sequence[str],
 ) -> dict[str, Any]:
     evaluator = Evaluator(network.model, data, config.data.eval_batch_size)
-    return network_summary(network, variables, evaluator, data)
+    return network_summary(network, variables, evaluator, data, classes)
 
 
 def _times(

@@ -4,6 +4,7 @@ import os
 import sys
 import time
 from contextlib import AbstractContextManager, nullcontext
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +12,7 @@ import jax
 from ml_collections import ConfigDict
 
 from alite_jax.config import validate
-from alite_jax.data.sources import Data, shared_examples
+from alite_jax.data.sources import Data, class_names, shared_examples
 from alite_jax.errors import ConfigError
 from alite_jax.jax_settings import job, keep_compiled_programs
 from alite_jax.jobs.command import Command
@@ -63,6 +64,7 @@ def train(config: ConfigDict, workdir: str | os.PathLike[str]) -> dict[str, Any]
 
         # What would stop the student must not wait until the teacher is trained.
         data = load_data(config)
+        classes = class_names(config.data)
         steps_per_epoch = max(1, len(data.train) // config.data.batch_size)
         check_rewiring_steps(config, rewiring_steps(config, steps_per_epoch))
         teacher, student = create_networks(config, data, folder)
@@ -88,9 +90,10 @@ def train(config: ConfigDict, workdir: str | os.PathLike[str]) -> dict[str, Any]
                 student, frozen, config, data, evaluators["student"], writer
             )
 
+        summarize = partial(network_summary, data=data, classes=classes)
         results = compare(
-            network_summary(teacher, teacher_variables, evaluators["teacher"], data),
-            network_summary(student, student_variables, evaluators["student"], data),
+            summarize(teacher, teacher_variables, evaluators["teacher"]),
+            summarize(student, student_variables, evaluators["student"]),
         )
         seconds["this_process"] = time.monotonic() - started
         summary = write_summary(folder, config, results, seconds)
@@ -129,17 +132,18 @@ def train_teacher(
         if finished := read_summary(folder):
             return finished
         data = load_data(config)
+        classes = class_names(config.data)
         teacher, _ = create_networks(config, data, folder)
         evaluator = Evaluator(teacher.model, data, config.data.eval_batch_size)
         started = time.monotonic()
         with _open_writer(config, folder) as writer:
             variables, training = fit(teacher, None, config, data, evaluator, writer)
-        results = {"teacher": network_summary(teacher, variables, evaluator, data)}
+        found = network_summary(teacher, variables, evaluator, data, classes)
         seconds = {
             "teacher_training": training,
             "this_process": time.monotonic() - started,
         }
-        return write_summary(folder, config, results, seconds)
+        return write_summary(folder, config, {"teacher": found}, seconds)
 
 
 def _open_writer(config: ConfigDict, folder: Path) -> AbstractContextManager[Any]:

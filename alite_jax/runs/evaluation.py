@@ -1,7 +1,8 @@
 """Evaluating a network on every example of the evaluation split."""
 
 from collections.abc import Iterable
-from typing import Any
+from statistics import fmean
+from typing import Any, NamedTuple
 
 import flax.linen as nn
 import jax
@@ -12,6 +13,29 @@ from alite_jax.data.sources import Data
 from alite_jax.runs import parallel
 from alite_jax.training.state import Variables
 from alite_jax.training.step import make_eval_step
+
+
+class Evaluation(NamedTuple):
+    """How a network answers on the evaluation images.
+
+    Attributes:
+        accuracy: fraction of the images whose likeliest class is their own.
+        loss: mean cross-entropy, nats.
+        class_accuracy: `accuracy` of the images of each class, by label; None for a
+            class without any.
+        top5_accuracy: fraction of the images whose class is among the five likeliest;
+            None with few classes (`alite_jax.training.step.TOP5_CLASSES`).
+    """
+
+    accuracy: float
+    loss: float
+    class_accuracy: list[float | None]
+    top5_accuracy: float | None
+
+    @property
+    def mean_class_accuracy(self) -> float:
+        """Mean over the classes with images (balanced accuracy)."""
+        return fmean(found for found in self.class_accuracy if found is not None)
 
 
 class Evaluator:
@@ -39,17 +63,32 @@ class Evaluator:
         Args:
             variables: `params` and `batch_stats`, replicated over the devices.
         """
-        sums = jax.device_get(
+        found = self.measure(variables)
+        return {"eval_accuracy": found.accuracy, "eval_loss": found.loss}
+
+    def measure(self, variables: Variables) -> Evaluation:
+        """Returns all that is known of a network's answers.
+
+        Args:
+            variables: see `__call__`.
+        """
+        batches = jax.device_get(
             [self._step(variables, batch) for batch in self._batches()]
         )
-        totals = {
-            name: np.sum([s[name][0] for s in sums], dtype=np.float64)
-            for name in sums[0]
+        sums = {
+            name: np.array([b[name][0] for b in batches], np.float64).sum(axis=0)
+            for name in batches[0]
         }
-        return {
-            "eval_accuracy": float(totals["correct"] / totals["count"]),
-            "eval_loss": float(totals["loss"] / totals["count"]),
-        }
+        count = sums["count"].sum()
+        return Evaluation(
+            accuracy=float(sums["correct"].sum() / count),
+            loss=float(sums["loss"] / count),
+            class_accuracy=[
+                float(correct / images) if images else None
+                for correct, images in zip(sums["correct"], sums["count"], strict=True)
+            ],
+            top5_accuracy=float(sums["top5"] / count) if "top5" in sums else None,
+        )
 
     def _batches(self) -> Iterable[Any]:
         return eval_batches(

@@ -1,6 +1,7 @@
 """What a run found: its networks, how they compare, and the file that ends it."""
 
 import json
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -19,16 +20,25 @@ from alite_jax.training.state import Variables
 
 
 def network_summary(
-    network: Network, variables: Variables, evaluator: Evaluator, data: Data
+    network: Network,
+    variables: Variables,
+    evaluator: Evaluator,
+    data: Data,
+    classes: Sequence[str],
 ) -> dict[str, Any]:
-    """One network's part of the summary."""
+    """One network's part of the summary; `classes` are their names, by label."""
+    found = evaluator.measure(parallel.replicate(variables))
+    top5 = found.top5_accuracy
     return {
         "name": network.identity["model"],
-        "accuracy": evaluator(parallel.replicate(variables))["eval_accuracy"],
+        "accuracy": found.accuracy,
+        "mean_class_accuracy": found.mean_class_accuracy,
+        **({} if top5 is None else {"top5_accuracy": top5}),
         "density": density(variables["masks"]),
         **network_cost(
             network.model, data.image_shape, variables["params"], variables["masks"]
         ),
+        "class_accuracy": dict(zip(classes, found.class_accuracy, strict=True)),
     }
 
 

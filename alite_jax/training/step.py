@@ -25,6 +25,9 @@ from alite_jax.training.state import TrainState, Variables
 
 AXIS = "batch"
 
+# With fewer classes, being among the five likeliest ones says little.
+TOP5_CLASSES = 50
+
 # What the key of a step is for, folded into it; another use needs another number.
 _VIEWS = 0
 
@@ -204,24 +207,32 @@ def apply(model: nn.Module, variables: Variables, images: jax.Array) -> jax.Arra
 def make_eval_step(model: nn.Module, dataset: DatasetSpec) -> EvalStep:
     """Builds the evaluation of one batch.
 
+    Of logits that are equal, that of the lower label counts as the larger.
+
     Returns:
-        `eval_step(variables, batch) -> sums`, float32 scalars over all devices:
-        `correct`, `loss` and `count`, each weighted by the batch's `weight`, float32
-        `[batch]`, which is 0 at padding.
+        `eval_step(variables, batch) -> sums`, float32, over all devices, each weighted
+        by the batch's `weight`, float32 `[batch]`, which is 0 at padding: by class,
+        `[classes]`, the images (`count`) and those whose largest logit is that of their
+        class (`correct`); `loss`, a scalar; and with at least `TOP5_CLASSES` classes
+        `top5`, a scalar, the images with their class's logit among the five largest.
     """
 
     def eval_step(variables: Variables, batch: Batch) -> Metrics:
         images = normalize(batch["image"], dataset.mean, dataset.std)
         logits = apply(model, variables, images)
-        labels = batch["label"]
+        labels, weight = batch["label"], batch["weight"]
         losses = optax.losses.softmax_cross_entropy_with_integer_labels(logits, labels)
         correct = jnp.argmax(logits, axis=-1) == labels
-        weight = batch["weight"]
+        classes = logits.shape[-1]
         sums = {
-            "correct": jnp.sum(weight * correct),
+            "count": jax.ops.segment_sum(weight, labels, classes),
+            "correct": jax.ops.segment_sum(weight * correct, labels, classes),
             "loss": jnp.sum(weight * losses),
-            "count": jnp.sum(weight),
         }
+        if classes >= TOP5_CLASSES:
+            _, likeliest = jax.lax.top_k(logits, 5)
+            found = jnp.any(likeliest == labels[:, None], axis=-1)
+            sums["top5"] = jnp.sum(weight * found)
         return jax.lax.psum(sums, AXIS)
 
     return eval_step
