@@ -2,6 +2,7 @@
 
 from typing import Any
 
+import flax.linen as nn
 import jax
 import numpy as np
 import pytest
@@ -68,3 +69,41 @@ def test_it_is_the_evaluation_split_that_counts(variables: Any) -> None:
     wanted = evaluate_plainly(variables, data.evaluation)
     assert found["eval_accuracy"] == pytest.approx(wanted["eval_accuracy"])
     assert data.image_shape == (8, 8, 1)
+
+
+class Pixels(nn.Module):
+    """A network whose logits are the first pixels of an image."""
+
+    classes: int
+
+    def __call__(self, images: jax.Array, *, train: bool) -> jax.Array:
+        return images.reshape(len(images), -1)[:, : self.classes]
+
+
+def measure(classes: int, examples: list[tuple[int, dict[int, int]]]) -> Any:
+    """Evaluates labels and pixels, 4 at a time; the other pixels are 0."""
+    images = np.zeros((len(examples), 8, 8, 1), np.uint8)
+    for image, (_, pixels) in zip(images, examples, strict=True):
+        for place, value in pixels.items():
+            image.reshape(-1)[place] = value
+    split = Split(images, np.array([label for label, _ in examples], np.int32))
+    return Evaluator(Pixels(classes), Data(SPEC, split, split), 4).measure({})
+
+
+def test_each_class_has_an_accuracy_of_its_own() -> None:
+    """Five examples on two devices; the padding is of class 0 and taken for it."""
+    sure, doubtful = {0: 9}, {1: 9, 0: 8}
+    examples = [(0, sure), (0, doubtful), (1, doubtful), (2, sure), (0, sure)]
+    found = measure(4, examples)
+    assert found.class_accuracy == [2 / 3, 1.0, 0.0, None]
+    assert found.accuracy == 3 / 5
+    assert found.mean_class_accuracy == pytest.approx(5 / 9, abs=1e-12)
+
+
+def test_the_five_likeliest_classes() -> None:
+    """Of equal logits that of the lower label is the larger."""
+    five, six = dict.fromkeys(range(5), 9), dict.fromkeys(range(6), 9)
+    examples = [(4, five), (5, six), (5, six | {5: 10}), (7, five | {7: 8}), (49, {})]
+    assert measure(50, examples).top5_accuracy == 2 / 5
+    assert measure(50, [(4, {}), (49, {49: 1})]).top5_accuracy == 1
+    assert measure(49, examples[:4]).top5_accuracy is None

@@ -93,7 +93,12 @@ def test_the_card_says_what_is_in_the_folder(run: Path, images: np.ndarray) -> N
     assert card["packing_error"] == 0
     assert card["agreement"]["images"] == len(images)
     assert card["classes"] == [str(digit) for digit in range(10)]
+    of_classes = card["class_accuracy"]
+    assert of_classes == summary["student"]["class_accuracy"]
+    assert card["teacher"]["class_accuracy"] == summary["teacher"]["class_accuracy"]
     text = (folder / "card.md").read_text()
+    worst = min(of_classes, key=of_classes.get)
+    assert f"lowest for {worst} ({100 * of_classes[worst]:.2f} %), " in text
     assert f"{parts:,}" in text and "load(" in text
     assert "puts black behind what is transparent" in text
     assert set(card["milliseconds"]["student"]) == {"1", "64"}

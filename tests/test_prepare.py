@@ -34,6 +34,7 @@ from PIL import Image
 from tensorflow_datasets.core.download import checksums, downloader
 from tiny import run_command
 
+from alite_jax.data import wordnet
 from alite_jax.data.builders import cifar
 from alite_jax.data.prepare import prepare
 from alite_jax.data.sources import class_names, load_split
@@ -168,7 +169,9 @@ def test_archive_that_is_no_archive(
 
 
 @pytest.mark.parametrize("write", [write_zip, write_folder])
-def test_tiny_imagenet(write, tmp_path: Path, manual: Path) -> None:
+def test_tiny_imagenet(
+    write, tmp_path: Path, manual: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     files = tiny_imagenet_files()
     write(files, manual)
     config = config_of("tiny_imagenet", tmp_path)
@@ -201,6 +204,8 @@ def test_tiny_imagenet(write, tmp_path: Path, manual: Path) -> None:
                 pixels = np.asarray(image.convert("RGB"))
             np.testing.assert_array_equal(loaded.images[i], pixels)
     assert builder.info.features["label"].names == wnids
+    monkeypatch.setitem(wordnet.NAMES, wnids[1], "goldfish")
+    assert class_names(config) == [wnids[0], "goldfish", *wnids[2:]]
 
 
 def test_tiny_imagenet_without_archive(tmp_path: Path, manual: Path) -> None:
@@ -493,14 +498,11 @@ def test_names_of_the_classes_belong_to_the_data_set(
     assert prepare(config) == str(folder)
 
 
-def test_labels_may_be_nameless_numbers_until_names_are_asked_for(
-    tmp_path: Path,
-) -> None:
+def test_nameless_labels_are_called_by_their_numbers(tmp_path: Path) -> None:
     write_tfds(tmp_path, "cifar10", "3.0.2", [(np.zeros((32, 32, 3), np.uint8), 1)])
     config = data_config(name="cifar10", data_dir=str(tmp_path))
     assert load_split(config, "train").labels.tolist() == [1]
-    with pytest.raises(DataError, match="features.json does not name its classes"):
-        class_names(config)
+    assert class_names(config) == [str(label) for label in range(10)]
 
 
 @pytest.mark.parametrize("lengths", [[], ["0"], ["-3"]])

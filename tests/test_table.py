@@ -3,7 +3,7 @@
 import copy
 from typing import Any
 
-from alite_jax.pages.table import card_rows, comparison_table
+from alite_jax.pages.table import card_rows, class_rows, comparison_table
 
 SUMMARY: dict[str, Any] = {
     "dataset": "cifar10",
@@ -75,4 +75,33 @@ def test_an_export_beside_its_teacher() -> None:
         ["bytes of the weights", "94,000,000", "400,000", "235.0x smaller"],
         ["milliseconds, batch of 1", "3.00", "4.50", "1.5x slower"],
         ["milliseconds, batch of 64", "150.00", "50.00", "3.0x faster"],
+    ]
+
+
+def test_other_accuracies_have_a_row_where_they_say_more() -> None:
+    summary = copy.deepcopy(SUMMARY)
+    for network in ("teacher", "student"):
+        # Of as many images of each class, and summed in another order.
+        accuracy = summary[network]["accuracy"]
+        summary[network]["mean_class_accuracy"] = accuracy * (1 + 1e-15)
+    assert comparison_table(summary) == TABLE
+    summary["student"]["mean_class_accuracy"] = 0.5
+    lines = comparison_table(summary).splitlines()
+    assert lines[5:7] == [
+        TABLE.splitlines()[5],
+        "mean of the classes        95.12 %      50.00 %  -45.12 points",
+    ]
+    for network in ("teacher", "student"):
+        summary[network]["top5_accuracy"] = 0.99
+    lines = comparison_table(summary).splitlines()
+    assert lines[7] == "top-5                      99.00 %      99.00 %   +0.00 points"
+
+
+def test_the_worst_classes_come_first() -> None:
+    teacher = {"cat": 0.5, "dog": 1.0, "emu": None, "fox": 0.25}
+    student = {"cat": 0.75, "dog": 0.5, "emu": None, "fox": 0.5}
+    assert class_rows(teacher, student) == [
+        ["dog", "100.00 %", "50.00 %", "-50.00 points"],
+        ["fox", "25.00 %", "50.00 %", "+25.00 points"],
+        ["cat", "50.00 %", "75.00 %", "+25.00 points"],
     ]

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import jax
+import numpy as np
 import pytest
 from fitting import Stop, failing, records
 from tiny import assert_same, tiny_config
@@ -88,7 +89,7 @@ def test_the_summary_has_the_agreed_fields(finished: Any) -> None:
     for network in ("teacher", "student"):
         assert set(summary[network]) == {
             *("name", "accuracy", "density", "parameters", "nonzero_parameters"),
-            *("macs", "nonzero_macs"),
+            *("macs", "nonzero_macs", "class_accuracy", "mean_class_accuracy"),
         }
     assert set(summary["ratios"]) == {"parameters", "macs", "nonzero_macs"}
     assert set(summary["seconds"]) == {
@@ -138,6 +139,12 @@ def test_the_summary_s_numbers_are_right(finished: Any) -> None:
         assert summary[phase]["accuracy"] == evaluations[-1]
         # Whole images of the 50.
         assert (50 * evaluations[-1]) == pytest.approx(round(50 * evaluations[-1]))
+        of_classes = summary[phase]["class_accuracy"]
+        assert list(of_classes) == [str(digit) for digit in range(10)]
+        counts = np.bincount(train_job.load_data(tiny_config()).evaluation.labels)
+        accuracies = np.array([*of_classes.values()])
+        assert np.average(accuracies, weights=counts) == pytest.approx(evaluations[-1])
+        assert summary[phase]["mean_class_accuracy"] == pytest.approx(accuracies.mean())
 
 
 def test_no_weight_of_the_teacher_is_in_the_student_s_checkpoint(finished: Any) -> None:

@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 from typing import Any
 
-from alite_jax.pages.table import COMPARISON_HEAD, card_rows, markdown
+from alite_jax.pages.table import COMPARISON_HEAD, card_rows, markdown, worst_first
 
 _IMAGES = """\
 Images are uint8, 0 for black and 255 for white. `read_image` turns an image file \
@@ -27,6 +27,8 @@ def card_text(card: Mapping[str, Any]) -> str:
     height, width, channels = card["image_shape"]
     agreement, environment = card["agreement"], card["environment"]
     allowed = agreement["allowed"]
+    worst = worst_first(card["class_accuracy"])[:5]
+    lowest = ", ".join(f"{name} ({100 * accuracy:.2f} %)" for name, accuracy in worst)
     parts = [["part", "bytes"]]
     parts += [[name, f"{size:,}"] for name, size in card["bytes"].items()]
     paragraphs = [
@@ -38,7 +40,8 @@ def card_text(card: Mapping[str, Any]) -> str:
         f" before that its accuracy was {100 * card['accuracy_before_packing']:.2f} %.",
         _IMAGES,
         "\n".join(markdown([COMPARISON_HEAD, *card_rows(card)])),
-        f"Accuracy is that on the {agreement['images']:,} evaluation images. The"
+        f"Accuracy is that on the {agreement['images']:,} evaluation images; it is"
+        f" lowest for {lowest}. The"
         " teacher's bytes are those of its float32 weights and statistics. Both were"
         f" exported in the same way and timed on {environment['device']} with jax"
         f" {environment['jax']}, {environment['date']}. The exported program predicts"

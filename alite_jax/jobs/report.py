@@ -22,6 +22,7 @@ from alite_jax.jax_settings import job, keep_compiled_programs
 from alite_jax.jobs.command import Command
 from alite_jax.pages import run_plots
 from alite_jax.pages.attention_maps import attention_maps
+from alite_jax.pages.class_sections import accuracy_of_classes, confusion
 from alite_jax.pages.cost_table import networks_table
 from alite_jax.pages.report_page import Section, report_page
 from alite_jax.pages.table import COMPARISON_HEAD, card_rows, comparison_rows
@@ -81,6 +82,7 @@ def report(config: ConfigDict, workdir: str | os.PathLike[str]) -> Path:
         ],
         [
             _comparison(summary),
+            *accuracy_of_classes(summary),
             Section(
                 "Learning",
                 "First the teacher, then the student, distilled while it is pruned.",
@@ -189,8 +191,7 @@ def _predictions(
             sections.append(Section(title, text, picture))
     counts = np.zeros((len(classes), len(classes)), int)
     np.add.at(counts, (labels, predicted), 1)
-    picture = run_plots.draw(run_plots.confusion_matrix, counts, classes)
-    return [*sections, Section("Confusion matrix", picture=picture)]
+    return [*sections, confusion(counts, classes)]
 
 
 def _export(card: Mapping[str, Any] | None) -> list[Section]:

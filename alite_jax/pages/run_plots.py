@@ -20,6 +20,7 @@ from alite_jax.pages.plot_style import (
 )
 
 Records = Sequence[Mapping[str, Any]]  # The lines of `metrics.jsonl`.
+NAMED = 20  # With more classes than that, a page names only some of them.
 _PHASES = {"teacher": GREY, "student": COLOURS[0]}
 
 
@@ -128,9 +129,9 @@ def examples(
     ):
         _show(panel, image)
         predicted = int(row.argmax())
-        text = f"{classes[predicted]} {100 * row[predicted]:.0f} %"
+        text = f"{_shortened(classes[predicted])} {100 * row[predicted]:.0f} %"
         if predicted != label:
-            text += f"\nis {classes[label]}, {100 * row[label]:.0f} %"
+            text += f"\nis {_shortened(classes[label])}, {100 * row[label]:.0f} %"
         colour = "#333333" if predicted == label else COLOURS[1]
         panel.set_title(text, fontsize=7, color=colour, loc="left")
     return figure
@@ -141,16 +142,17 @@ def confusion_matrix(counts: np.ndarray, classes: Sequence[str]) -> Figure:
 
     Args:
         counts: `[classes, classes]`.
-        classes: what they are called; written down where there are at most 20.
+        classes: what they are called; written down where there are at most `NAMED`.
     """
     figure, axes = new_figure(5.6, 5)
     percentages = 100 * counts / np.maximum(counts.sum(axis=1, keepdims=True), 1)
     image = axes.imshow(percentages, cmap="viridis", vmin=0, vmax=100)
     axes.set_xlabel("predicted class")
     axes.set_ylabel("class")
-    if len(classes) <= 20:
-        axes.set_xticks(range(len(classes)), classes, rotation=60, ha="right")
-        axes.set_yticks(range(len(classes)), classes)
+    if len(classes) <= NAMED:
+        names = [_shortened(name, 24) for name in classes]
+        axes.set_xticks(range(len(names)), names, rotation=60, ha="right")
+        axes.set_yticks(range(len(names)), names)
         for (line, column), percentage in np.ndenumerate(percentages):
             if percentage >= 0.5:
                 axes.text(
@@ -162,6 +164,12 @@ def confusion_matrix(counts: np.ndarray, classes: Sequence[str]) -> Figure:
                 )
     figure.colorbar(image, ax=axes, pad=0.01, label="% of the class")
     return figure
+
+
+def _shortened(name: str, length: int = 11) -> str:
+    """A name for which there is little room, without formulas."""
+    short = name if len(name) <= length else name[: length - 1] + "…"
+    return short.replace("$", r"\$")  # Between two of them is one, to Matplotlib.
 
 
 def _grid(count: int, columns: int, height: float) -> tuple[Figure, Sequence[Axes]]:

@@ -4,6 +4,7 @@ Nothing here needs JAX, so that a mistake in a command line shows before it is l
 """
 
 from collections.abc import Callable, Mapping, Sequence
+from math import isclose
 from typing import Any
 
 # How `--job=cost` prints (and `--job=config`), and what.
@@ -11,6 +12,12 @@ FORMATS = ("table", "markdown", "json")
 TABLES = ("networks", "paper")
 
 COMPARISON_HEAD = ["", "teacher", "student", "change"]
+CLASS_HEAD = ["class", *COMPARISON_HEAD[1:]]
+# Not in summaries from before; top-5 only with many classes.
+_OTHER_ACCURACIES = (
+    ("mean of the classes", "mean_class_accuracy"),
+    ("top-5", "top5_accuracy"),
+)
 _COUNTS = (
     ("parameters", "parameters"),
     ("non-zero parameters", "nonzero_parameters"),
@@ -66,15 +73,47 @@ def weight_bytes(card: Mapping[str, Any]) -> int:
     return sum(size for part, size in card["bytes"].items() if part != "program")
 
 
+def class_rows(
+    teacher: Mapping[str, float | None], student: Mapping[str, float | None]
+) -> list[list[str]]:
+    """The accuracy of each class in both networks, below `CLASS_HEAD`.
+
+    Args:
+        teacher: its `class_accuracy`.
+        student: its own; the classes at which it is worst come first, and those without
+            evaluation images are left out.
+    """
+    theirs = dict(worst_first(teacher))
+    return [
+        _accuracy_row(name, theirs[name], ours) for name, ours in worst_first(student)
+    ]
+
+
+def worst_first(class_accuracy: Mapping[str, float | None]) -> list[tuple[str, float]]:
+    """The classes that have evaluation images, and their accuracies, ascending."""
+    known = [(name, x) for name, x in class_accuracy.items() if x is not None]
+    return sorted(known, key=lambda pair: pair[1])
+
+
 def _network_rows(
     teacher: Mapping[str, Any], student: Mapping[str, Any]
 ) -> list[list[str]]:
-    theirs, ours = teacher["accuracy"], student["accuracy"]
-    points = f"{100 * (ours - theirs):+.2f} points"
-    return [
-        ["accuracy", _percent(theirs), _percent(ours), points],
-        *(compared(label, teacher[name], student[name]) for label, name in _COUNTS),
-    ]
+    networks = teacher, student
+    rows = [_accuracy_row("accuracy", *(network["accuracy"] for network in networks))]
+    for label, name in _OTHER_ACCURACIES:
+        if all(name in network for network in networks) and not all(
+            # As is the mean of classes that have as many images each.
+            isclose(network[name], network["accuracy"])
+            for network in networks
+        ):
+            rows.append(_accuracy_row(label, *(network[name] for network in networks)))
+    rows += [compared(label, teacher[name], student[name]) for label, name in _COUNTS]
+    return rows
+
+
+def _accuracy_row(label: str, teacher: float, student: float) -> list[str]:
+    points = f"{100 * (student - teacher):+.2f} points"
+    return [label, _percent(teacher), _percent(student), points]
 
 
 def _smaller(ratio: float, less: str = "smaller", more: str = "larger") -> str:
