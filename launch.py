@@ -30,8 +30,9 @@ flags.DEFINE_string(
     "config",
     None,
     f"Config: one of {', '.join(config_names())}, or the path of a config file. "
-    f"After a colon: smoke, or NAME=VALUE for {', '.join(ARGUMENTS)}, separated by "
-    "commas. Left out: the config.json of WORKDIR, or else digits.",
+    "After a colon: the PATH of folder and folder_cpu, the NAME of tfds, and of all "
+    f"smoke, or NAME=VALUE for {', '.join(ARGUMENTS)}, separated by commas. Left out: "
+    "the config.json of WORKDIR, or else digits.",
 )
 flags.DEFINE_string(
     "workdir",

@@ -18,7 +18,7 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 import alite_jax
 from alite_jax.data.augment import create_augmentation
 from alite_jax.data.sources import Data, Split
-from alite_jax.data.specs import DatasetSpec, dataset_spec
+from alite_jax.data.specs import DATASETS, DatasetSpec
 from alite_jax.runs.fit import Network
 from alite_jax.runs.networks import create_networks
 from alite_jax.training.optimizer import create_optimizer
@@ -69,7 +69,7 @@ def lower(name: str, dtype: str, batch: int, mesh: Mesh) -> Any:
     """
     what, changes = PROGRAMS[name]
     config = alite_jax.get_config("cifar10", changes | {"compute.dtype": dtype})
-    spec = dataset_spec(config.data.name)
+    spec = DATASETS[config.data.name]
     shapes = {
         "image": jax.ShapeDtypeStruct((batch, *spec.image_shape), jnp.uint8),
         "label": jax.ShapeDtypeStruct((batch,), jnp.int32),

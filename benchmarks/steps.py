@@ -20,7 +20,7 @@ from alite_jax.counting.layers import trace_layers
 from alite_jax.data.augment import create_augmentation
 from alite_jax.data.pipeline import TrainBatches, prefetch
 from alite_jax.data.sources import Split
-from alite_jax.data.specs import dataset_spec
+from alite_jax.data.specs import DATASETS
 from alite_jax.models.resnet import ResNet, create_model
 from alite_jax.runs import parallel
 from alite_jax.sparsity.masks import init_masks
@@ -34,7 +34,7 @@ from benchmarks.timing import Row, Rows, interleave, milliseconds, ratios
 IMAGE_SHAPE = (32, 32, 3)
 WIDTH, BATCH = 16, 64
 STEPS_PER_EPOCH = 390
-DATASET = dataset_spec("cifar10")
+DATASET = DATASETS["cifar10"]
 CONFIG = alite_jax.get_config("cifar10", {"student.width": WIDTH})
 
 

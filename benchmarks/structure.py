@@ -7,7 +7,7 @@ from typing import Any
 import jax
 import numpy as np
 
-from alite_jax.data.specs import dataset_spec
+from alite_jax.data.specs import DATASETS
 from alite_jax.deploy.artefact import compiled
 from alite_jax.deploy.program import export_program, forward_of
 from alite_jax.models.resnet import ResNet, create_model
@@ -16,7 +16,7 @@ from benchmarks.timing import Row, Rows, interleave, milliseconds, ratios
 
 FRACTIONS = (0.5, 0.3)
 BATCHES = (1, 64)
-SPEC = dataset_spec("cifar10")
+SPEC = DATASETS["cifar10"]
 SHAPE = (16, 16, 3)
 WIDTH = 16
 

@@ -16,14 +16,25 @@ def get_config() -> ConfigDict:
     config.seed = 0
 
     config.data = data = ConfigDict()
-    # Data set: 'digits', 'cifar10', 'cifar100' or 'tiny_imagenet'.
+    # Data set: any that TFDS has prepared, or can prepare, by its name there, such as
+    # 'cifar10' or 'imagenette/320px-v2'; 'digits' and 'tiny_imagenet' are made here.
     data.name = "cifar10"
+    # Folder that is the data set where the name is 'folder', with its images as
+    # FOLDER/CLASS/image.jpg, or as FOLDER/train/CLASS/... and FOLDER/val/CLASS/...
+    data.folder = ""
+    # Class label to learn, such as 'coarse_label'; '' takes 'label', or the only one.
+    data.label = ""
     # TFDS folder of prepared data sets; '' means $TFDS_DATA_DIR where it is set,
     # otherwise ~/tensorflow_datasets.
     data.data_dir = ""
     # Folder of archives that were downloaded by hand, only read by --job=prepare; ''
     # means <data_dir>/downloads/manual.
     data.manual_dir = ""
+    # Whether images are decoded once and kept in 'memory', or read for each batch by
+    # other processes ('stream'); 'auto' keeps a split that takes at most half of the
+    # memory available. Workers: 0 for one on each processor, at most 16.
+    data.loading = "auto"
+    data.workers = 0
     # TFDS split expressions such as 'train[:90%]'; '' means the data set's own training
     # split and its own evaluation split.
     data.train_split = ""
@@ -31,8 +42,8 @@ def get_config() -> ConfigDict:
     # Images in a batch, summed over all devices: in training, and in evaluation.
     data.batch_size = 128
     data.eval_batch_size = 256
-    # Height and width of the images in pixels; 0 keeps the native size, otherwise the
-    # images are reduced by averaging whole boxes, so it must divide the native size.
+    # Height and width of the images in pixels, any number: the short side is resized to
+    # it, and the middle is cut out. 0 keeps the native size, where all have the same.
     data.image_size = 0
     # What training sees of an image: 'crop', the image padded and cut back to its size
     # at a random place; or 'resized_crop', a random box of it enlarged to its size.

@@ -13,11 +13,11 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 import alite_jax
 from alite_jax.counting.comparison import configured_costs
-from alite_jax.data.specs import dataset_spec
+from alite_jax.data.specs import DATASETS
 from alite_jax.pages.table import markdown
 
 UTILISATION = 0.4
-DATASETS = {"cifar10": 50_000, "cifar100": 50_000, "tiny_imagenet": 100_000}
+IMAGES = {"cifar10": 50_000, "cifar100": 50_000, "tiny_imagenet": 100_000}
 
 
 class Chip(NamedTuple):
@@ -65,11 +65,11 @@ def tables() -> str:
     """Returns both tables as Markdown."""
     head = ["data set", "operations", *CHIPS]
     hours, batches = [head], [["data set", "a step", "an image", *CHIPS]]
-    for name, images in DATASETS.items():
+    for name, images in IMAGES.items():
         config = alite_jax.get_config(name)
         total = operations(config, images)
         fixed, each = memory(config)
-        size = dataset_spec(name).image_shape[0]
+        size = DATASETS[name].image_shape[0]
         label = f"{name}, {size}x{size}"
         hours.append(
             [label, f"{total:.1e}"]

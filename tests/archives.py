@@ -10,6 +10,7 @@ import ml_collections
 import numpy as np
 from PIL import Image
 
+from alite_jax.config import default_config
 from alite_jax.data.builders.encoding import encode_png
 
 CIFAR_FILES = {
@@ -126,20 +127,8 @@ def _names(prefix: str, count: int) -> bytes:
 
 def data_config(**fields: Any) -> ml_collections.ConfigDict:
     """Returns the `data` section of a configuration, `digits` unless told otherwise."""
-    config = ml_collections.ConfigDict(
-        {
-            "name": "digits",
-            "data_dir": "",
-            "manual_dir": "",
-            "train_split": "",
-            "eval_split": "",
-            "batch_size": 32,
-            "eval_batch_size": 32,
-            "image_size": 0,
-            "crop_padding": 0,
-            "flip": False,
-        }
-    ).lock()
+    config = default_config().data
+    config.update({"name": "digits", "crop_padding": 0, "flip": False})
     config.update(fields)
     return config
 
@@ -162,28 +151,86 @@ def write_tfds(
     """
     import tensorflow_datasets as tfds
 
-    features = tfds.features.FeaturesDict(
-        {
-            "image": tfds.features.Image(shape=(None, None, examples[0][0].shape[-1])),
-            "label": np.int64,
-        }
-    )
+    features = {
+        "image": tfds.features.Image(shape=(None, None, examples[0][0].shape[-1])),
+        "label": np.int64,
+    }
+    content = [{"image": image, "label": label} for image, label in examples]
+    write_set(folder, name, features, dict.fromkeys(splits, content), version)
+
+
+def write_set(
+    folder: pathlib.Path,
+    name: str,
+    features: dict[str, Any],
+    splits: dict[str, list[dict[str, Any]]],
+    version: str = "1.0.0",
+    **info: Any,
+) -> pathlib.Path:
+    """Writes a TFDS folder of any features, without TensorFlow, and returns it.
+
+    Args:
+        folder: the data directory.
+        name: of the data set, with its variant if any, as in `"birds/small"`.
+        features: as for `tfds.features.FeaturesDict`.
+        splits: the examples of each, in the order in which they will be read; uint8
+            arrays of three axes become PNG files.
+        version: of the data set.
+        info: more of what `tfds.core.DatasetInfo` takes.
+    """
+    import tensorflow_datasets as tfds
 
     class Small(tfds.core.GeneratorBasedBuilder, skip_registration=True):
         VERSION = tfds.core.Version(version)
 
         def _info(self) -> tfds.core.DatasetInfo:
             return tfds.core.DatasetInfo(
-                builder=self, features=features, disable_shuffling=True
+                builder=self,
+                features=tfds.features.FeaturesDict(features),
+                **({"disable_shuffling": True} | info),
             )
 
         def _split_generators(self, dl_manager: Any) -> dict[str, Any]:
-            return {split: self._generate_examples() for split in splits}
+            return {
+                split: self._generate_examples(examples)
+                for split, examples in splits.items()
+            }
 
-        def _generate_examples(self) -> Any:
-            for i, (image, label) in enumerate(examples):
-                yield i, {"image": encode_png(image), "label": label}
+        def _generate_examples(self, examples: list[dict[str, Any]]) -> Any:
+            for i, example in enumerate(examples):
+                yield (
+                    i,
+                    {
+                        key: encode_png(value) if np.ndim(value) == 3 else value
+                        for key, value in example.items()
+                    },
+                )
 
-    Small.name = name
+    Small.name, _, variant = name.partition("/")
+    if variant:
+        Small.BUILDER_CONFIGS = [tfds.core.BuilderConfig(name=variant)]
     builder = Small(data_dir=str(folder), file_format="array_record")
     builder.download_and_prepare()
+    return pathlib.Path(builder.data_path)
+
+
+def write_images(root: pathlib.Path, files: dict[str, Any]) -> pathlib.Path:
+    """Writes the files of a folder of images, and returns it.
+
+    Args:
+        root: the folder.
+        files: path below it -> its bytes, an image of Pillow or a uint8 array, or the
+            grey of one of 8x8 pixels.
+    """
+    for name, content in files.items():
+        path = root / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        if isinstance(content, int):
+            content = np.full((8, 8, 3), content, np.uint8)
+        if isinstance(content, np.ndarray):
+            content = Image.fromarray(content)
+        if isinstance(content, bytes):
+            path.write_bytes(content)
+        else:
+            content.save(path)
+    return root

@@ -24,7 +24,8 @@ from alite_jax.data.augment import (
     resized_crop,
     sample_points,
 )
-from alite_jax.data.sources import dataset_spec, load_split
+from alite_jax.data.sources import load_split
+from alite_jax.data.specs import DATASETS
 
 quick = jax.jit(augment, static_argnames=("crop_padding", "flip"))
 SHAPES = [(7, 8, 8, 1), (5, 6, 9, 3), (1, 4, 4, 3)]
@@ -241,7 +242,7 @@ def test_normalize_hand_made_numbers() -> None:
 
 
 def test_normalized_training_digits_have_zero_mean_and_unit_deviation() -> None:
-    spec = dataset_spec("digits")
+    spec = DATASETS["digits"]
     pixels = normalize(load_split(data_config(), "train").images, spec.mean, spec.std)
     assert abs(float(pixels.mean())) < 1e-3
     assert abs(float(pixels.std()) - 1) < 1e-3

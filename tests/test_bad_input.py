@@ -71,7 +71,7 @@ CASES = {
         ["teacher.model=vgg"], ["teacher.model has no choice 'vgg'", "resnet50"]
     ),
     "unknown data set": Case(
-        ["data.name=cifar"], ["data.name has no choice 'cifar'", "'cifar10'"]
+        ["data.name=cifar"], ["data.name = 'cifar' is unknown to TFDS", "'cifar10'"]
     ),
     "unknown method": Case(
         ["pruning.method=snip"], ["pruning.method has no choice 'snip'"]
@@ -89,9 +89,7 @@ CASES = {
     "evaluation batch that the devices cannot share": Case(
         ["data.eval_batch_size=15"], ["data.eval_batch_size = 15 cannot be shared"]
     ),
-    "image size that does not divide": Case(
-        ["data.image_size=3"], ["data.image_size", "3"]
-    ),
+    "no such image size": Case(["data.image_size=-3"], ["data.image_size", "-3"]),
     "unknown split": Case(["data.train_split=tranin"], ["data.train_split", "tranin"]),
     "missing data set": Case(
         ["data.name=cifar10", "data.data_dir=nowhere"],

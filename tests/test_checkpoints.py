@@ -401,6 +401,7 @@ open_checkpoints({folder!r}).save(3, make_state(3), extra={{"epoch": 3}})
 """
 
 
+@pytest.mark.processes
 def test_kill_in_the_middle_of_a_save(saved: Path) -> None:
     script = KILLED_SAVE.format(tests=str(Path(__file__).parent), folder=str(saved))
     root = str(Path(__file__).parents[1])

@@ -8,7 +8,7 @@ from pathlib import Path
 import jax
 import numpy as np
 import pytest
-from archives import write_tfds
+from archives import write_images, write_tfds
 from tiny import run_command
 
 import alite_jax
@@ -22,14 +22,18 @@ from alite_jax.runs.metrics import read_metrics
 
 # `default` is the list of fields, not a run.
 NAMES = [name for name in config_names() if name != "default"]
+# What is known of a folder's data set comes from the folder.
+FOLDER = DatasetSpec("folder", 5, (0, 0, 3), "train", "validation")
+SPECS = {**DATASETS, "folder": FOLDER}
 VERSIONS = {"cifar10": "3.0.2", "cifar100": "3.0.2", "tiny_imagenet": "1.0.0"}
 
 
 @pytest.mark.parametrize("name", NAMES)
 def test_the_docstring_has_the_command(name: str) -> None:
     module = load_config_file(config_directory() / f"{name}.py")
-    command = f"python launch.py --config=configs/{name}.py --workdir=runs/{name}"
-    assert command in str(module.__doc__)
+    chosen = {"folder": ":PATH", "folder_cpu": ":PATH", "tfds": ":NAME"}.get(name, "")
+    config = f"--config=configs/{name}.py{chosen}"
+    assert f"python launch.py {config} --workdir=runs/{name}" in str(module.__doc__)
     dataset = alite_jax.get_config(name).data.name
     prepare = f"--config=configs/{dataset}.py --job=prepare"
     assert (prepare in str(module.__doc__)) == (name in VERSIONS)
@@ -47,7 +51,7 @@ def one_image(spec: DatasetSpec, side: int) -> Data:
 def test_both_networks_can_be_built(tmp_path: Path, name: str, argument: str) -> None:
     """In the full size, too: only shapes are worked out."""
     config = alite_jax.get_config(name + argument)
-    spec = DATASETS[config.data.name]
+    spec = SPECS[config.data.name]
     side = config.data.image_size or spec.image_shape[0]
     networks = train_job.create_networks(config, one_image(spec, side), tmp_path)
     teacher, student = (network.identity for network in networks)
@@ -122,10 +126,10 @@ def test_smoke_runs_to_the_end(
 ) -> None:
     """Its own networks on few images: one step an epoch, and a rewiring."""
     config = alite_jax.get_config(f"{name}:smoke")
-    spec = DATASETS[config.data.name]
+    spec = SPECS[config.data.name]
     changes = [
         *(f"data.train_split={spec.train_split}[:24]", "data.batch_size=24"),
-        *(f"data.eval_split={spec.eval_split}[:10]", "data.eval_batch_size=10"),
+        *(f"data.eval_split={spec.eval_split}[:5]", "data.eval_batch_size=10"),
     ]
     if spec.name in VERSIONS:
         random = np.random.default_rng(0)
@@ -138,6 +142,15 @@ def test_smoke_runs_to_the_end(
         version = VERSIONS[spec.name]
         write_tfds(tmp_path / "data", spec.name, version, examples, splits)
         changes.append(f"data.data_dir={tmp_path / 'data'}")
+    if spec.name == "folder":
+        random = np.random.default_rng(0)
+        images = {
+            f"class{label}/{i}.png": random.integers(0, 256, (16 + i, 20, 3), np.uint8)
+            for label in range(spec.num_classes)
+            for i in range(6)
+        }
+        folder = write_images(tmp_path / "folder", images)
+        changes.append(f"data.folder={folder}")
     workdir = tmp_path / "run"
     capsys.readouterr()
     status = run_command(

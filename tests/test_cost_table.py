@@ -19,7 +19,7 @@ from alite_jax.counting.comparison import (
     ratios,
 )
 from alite_jax.counting.cost import Cost
-from alite_jax.data.specs import dataset_spec
+from alite_jax.data.specs import DATASETS
 from alite_jax.models import layers
 from alite_jax.models.resnet import BLOCKS, MODELS
 from alite_jax.pages.cost_table import matrix_table, networks_table
@@ -200,7 +200,7 @@ def test_the_matrix_is_a_matter_of_arguments() -> None:
     ):
         name, size = STUDENTS[i], comparison.PAPER_KERNEL_SIZES[j]
         dataset = comparison.PAPER_DATASETS[(i + j) % 3]
-        classes = dataset_spec(dataset).num_classes
+        classes = DATASETS[dataset].num_classes
         config = alite_jax.get_config(
             f"{dataset}:student={name},kernel_size={size},stem={stem},"
             f"density={density},border={border},width=16,teacher_width=32"

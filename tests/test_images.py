@@ -14,8 +14,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import ExifTags, Image, ImageCms, ImageOps
 
-from alite_jax.data import images as images_module
-from alite_jax.data.images import area_average, decode_image, read_image
+from alite_jax.data import resize
+from alite_jax.data.images import decode_image, decode_resized, read_image
+from alite_jax.data.resize import BILINEAR, area_average, decode_least, resize_and_crop
 from alite_jax.deploy.artefact import Artefact
 from alite_jax.errors import DataError
 
@@ -374,7 +375,7 @@ def test_averages_equal_those_of_repeated_pixels(
 ) -> None:
     images = np.random.default_rng(0).integers(0, 256, (2, *old, 3), np.uint8)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(images_module, "_BLOCK", block)
+        patch.setattr(resize, "_BLOCK", block)
         found = area_average(images, *new)
     # Old pixels repeated as often as there are new ones fill these without remainder.
     repeated = images.repeat(new[0], axis=1).repeat(new[1], axis=2).astype(int)
@@ -391,3 +392,20 @@ def test_the_middle_square_is_used(tmp_path: Path) -> None:
         (tmp_path / "x.png").write_bytes(saved(image))
         found = network.read_image(tmp_path / "x.png")
         np.testing.assert_array_equal(found[..., 0], expected)
+
+
+@pytest.mark.parametrize("shape", [(4, 4, 3), (24, 32, 1), (30, 20, 3), (40, 40, 1)])
+@pytest.mark.parametrize("mode", ["L", "RGB", "RGBA", "CMYK", "P"])
+def test_decoding_at_a_size_is_decoding_and_resizing(
+    mode: str, shape: tuple[int, int, int]
+) -> None:
+    ramp = np.linspace(0, 255, 24 * 32 * 3).reshape(24, 32, 3).astype(np.uint8)
+    picture = Image.fromarray(ramp[:, ::-1]).convert(mode)
+    data = saved(picture, "PNG" if mode in ("RGBA", "P") else "JPEG")
+    height, width, channels = shape
+    least = decode_least(height, width, BILINEAR)
+    expected = decode_image(io.BytesIO(data), channels, "x", least)
+    expected = resize_and_crop(expected, height, width, BILINEAR)
+    found = decode_resized(io.BytesIO(data), "x", shape)
+    assert found.dtype == np.uint8
+    np.testing.assert_array_equal(found, expected)

@@ -205,7 +205,7 @@ def test_tiny_imagenet(
             np.testing.assert_array_equal(loaded.images[i], pixels)
     assert builder.info.features["label"].names == wnids
     monkeypatch.setitem(wordnet.NAMES, wnids[1], "goldfish")
-    assert class_names(config) == [wnids[0], "goldfish", *wnids[2:]]
+    assert class_names(config) == (wnids[0], "goldfish", *wnids[2:])
 
 
 def test_tiny_imagenet_without_archive(tmp_path: Path, manual: Path) -> None:
@@ -489,7 +489,7 @@ def test_names_of_the_classes_belong_to_the_data_set(
     accept_archive(monkeypatch, manual / ARCHIVES["cifar10"])
     config = config_of("cifar10", tmp_path)
     folder = Path(prepare(config))
-    assert class_names(config) == [f"class_{label}" for label in range(10)]
+    assert class_names(config) == tuple(f"class_{label}" for label in range(10))
     damage(folder)
     for use in (prepare, class_names, functools.partial(load_split, split="train")):
         with pytest.raises(DataError, match=f"{finding}.*; delete that folder and run"):
@@ -502,7 +502,7 @@ def test_nameless_labels_are_called_by_their_numbers(tmp_path: Path) -> None:
     write_tfds(tmp_path, "cifar10", "3.0.2", [(np.zeros((32, 32, 3), np.uint8), 1)])
     config = data_config(name="cifar10", data_dir=str(tmp_path))
     assert load_split(config, "train").labels.tolist() == [1]
-    assert class_names(config) == [str(label) for label in range(10)]
+    assert class_names(config) == tuple(map(str, range(10)))
 
 
 @pytest.mark.parametrize("lengths", [[], ["0"], ["-3"]])
@@ -571,6 +571,7 @@ def start(folder: Path, mode: str) -> subprocess.Popen:
     return process
 
 
+@pytest.mark.processes
 def test_two_processes_prepare_at_once(tmp_path: Path) -> None:
     process = start(tmp_path, "wait")
     assert process.stdin is not None
@@ -582,6 +583,7 @@ def test_two_processes_prepare_at_once(tmp_path: Path) -> None:
     assert [folder.name for folder in (tmp_path / "digits").iterdir()] == ["1.0.0"]
 
 
+@pytest.mark.processes
 def test_killed_while_preparing(tmp_path: Path) -> None:
     process = start(tmp_path, "hang")
     assert process.stdout is not None

@@ -33,6 +33,7 @@ __all__ = [
     "flatten",
     "get_config",
     "override",
+    "split_argument",
     "validate",
 ]
 
@@ -138,6 +139,21 @@ def apply_arguments(
         if name == "epochs":
             overrides |= _shorter_warmup(config, value)
     return override(config, overrides)
+
+
+def split_argument(argument: str) -> tuple[str, str]:
+    """Splits `PATH,width=16,smoke` into what comes first and the arguments behind it.
+
+    What comes first may have commas of its own.
+    """
+    items = argument.split(",")
+    count = len(items)
+    while count:
+        name, equals, _ = items[count - 1].partition("=")
+        if items[count - 1] != "smoke" and not (equals and name in ARGUMENTS):
+            break
+        count -= 1
+    return ",".join(items[:count]), ",".join(items[count:])
 
 
 def _shorter_warmup(config: ConfigDict, epochs: str) -> dict[str, float]:

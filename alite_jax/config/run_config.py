@@ -28,7 +28,7 @@ RETIRED = {
 _LAST_VERSION = "01aceb7"  # The commit that still read them all.
 
 OTHER_RUNS = ("teacher.workdir", "student.init_workdir")
-_DATA = ("data.data_dir", "data.manual_dir")
+_DATA = ("data.data_dir", "data.manual_dir", "data.folder")
 
 
 def to_json(config: ConfigDict) -> str:

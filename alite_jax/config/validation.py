@@ -34,6 +34,7 @@ LIMITS = (
     Limit("seed", lambda v: v >= 0, "at least 0"),
     Limit("data.*batch_size", lambda v: v >= 1, "at least 1"),
     Limit("data.image_size", lambda v: v >= 0, "at least 0 (0 keeps the native size)"),
+    Limit("data.workers", lambda v: v >= 0, "at least 0 (0: one a processor)"),
     Limit("data.crop_padding", lambda v: v >= 0, "at least 0 (0 turns crops off)"),
     Limit("data.crop_area", lambda v: 0 < v <= 1, "above 0 and at most 1"),
     Limit("data.crop_aspect", lambda v: v >= 1, "at least 1"),
@@ -82,7 +83,6 @@ def choices() -> dict[str, Collection[str]]:
     found before JAX is loaded.
     """
     from alite_jax.data.augment import VIEWS
-    from alite_jax.data.specs import DATASETS
     from alite_jax.distillation import LOSSES
     from alite_jax.models.configured import STEM_CHOICES
     from alite_jax.models.resnet import MODELS
@@ -93,7 +93,7 @@ def choices() -> dict[str, Collection[str]]:
     from alite_jax.structure.units import STRUCTURES
 
     return {
-        "data.name": DATASETS,
+        "data.loading": ("auto", "memory", "stream"),
         "data.view": VIEWS,
         "teacher.model": MODELS,
         "teacher.stem": STEM_CHOICES["teacher"],

@@ -14,7 +14,8 @@ from ml_collections import ConfigDict
 
 from alite_jax.counting.cost import Cost, layer_costs, nominal_counts, total
 from alite_jax.counting.layers import Layer, trace_layers
-from alite_jax.data.specs import DatasetSpec, dataset_spec
+from alite_jax.data.sources import describe
+from alite_jax.data.specs import DATASETS, DatasetSpec
 from alite_jax.models.configured import configured_model, image_shape
 from alite_jax.models.resnet import BLOCKS, create_model
 
@@ -50,16 +51,23 @@ class NetworkCosts(NamedTuple):
         return classifier.parameters - classifier.nonzero_parameters
 
 
-def configured_costs(config: ConfigDict) -> tuple[NetworkCosts, NetworkCosts]:
-    """Counts teacher and student of a configuration; needs no data and no run.
+def configured_costs(
+    config: ConfigDict, dataset: DatasetSpec | None = None
+) -> tuple[NetworkCosts, NetworkCosts]:
+    """Counts teacher and student of a configuration; needs no run.
 
     The student's masks are taken as density and distribution say: rewiring may move
     weights between layers.
 
+    Args:
+        config: the whole configuration.
+        dataset: what is known about its data set, as by its run; otherwise looked up.
+
     Raises:
         ConfigError: a network cannot be built as configured.
+        DataError: the data set is looked up, and is not there or damaged.
     """
-    dataset = dataset_spec(config.data.name)
+    dataset = dataset or describe(config.data)
     shape = image_shape(config, dataset)
     teacher, student = (
         trace_layers(configured_model(config, phase, dataset), shape)
@@ -131,7 +139,7 @@ def paper_matrix() -> Iterator[MatrixRow]:
     networks have the full width and uniform densities.
     """
     for dataset in PAPER_DATASETS:
-        spec = dataset_spec(dataset)
+        spec = DATASETS[dataset]
         teacher = _costs(PAPER_TEACHER, _paper_layers(PAPER_TEACHER, spec), 1.0)
         yield MatrixRow(dataset, None, teacher, ratios(teacher, teacher))
         for depth, family, kernel_size in product(

@@ -8,7 +8,8 @@ from typing import TypeVar
 import numpy as np
 from numpy.typing import ArrayLike
 
-from alite_jax.data.sources import Split
+from alite_jax.data.sources import Array, Split
+from alite_jax.data.stream import Streamed, by_workers
 from alite_jax.errors import ConfigError
 
 Batch = dict[str, np.ndarray]
@@ -64,6 +65,10 @@ class TrainBatches:
         self._own_shards = own_shards
         # (epoch, order) of the latest batch: a memory of the pure function, no state.
         self._latest = (-1, np.empty(0, np.int32))
+
+    def batches(self, steps: range) -> Generator[Batch]:
+        """Yields the batches of some steps, by workers if they are not in memory."""
+        return _made(self.batch, steps, self._split)
 
     def batch(self, step: int) -> Batch:
         """Returns the batch of a step, counted from 0 over all epochs.
@@ -123,22 +128,29 @@ def eval_batches(
         ConfigError: `batch_size` is not a positive multiple of `num_shards`.
     """
     _check_divides("data.eval_batch_size", batch_size, num_shards)
-    weights = np.ones(len(split), np.float32)
-    arrays = {"image": split.images, "label": split.labels, "weight": weights}
 
-    def own(array: np.ndarray) -> np.ndarray:
+    def make(start: int) -> Batch:
         # Shard i holds the i-th contiguous part of the batch.
-        whole = _filled(array, batch_size)
-        return whole.reshape(num_shards, -1, *array.shape[1:])[own_shards]
+        numbers = np.arange(start, start + batch_size).reshape(num_shards, -1)
+        numbers = numbers[own_shards]
+        inside = numbers < len(split)
+        images = np.zeros((*numbers.shape, *split.images.shape[1:]), np.uint8)
+        labels = np.zeros(numbers.shape, np.int32)
+        images[inside] = split.images[numbers[inside]]
+        labels[inside] = split.labels[numbers[inside]]
+        return {"image": images, "label": labels, "weight": inside.astype(np.float32)}
 
-    return (
-        {name: own(array[start : start + batch_size]) for name, array in arrays.items()}
-        for start in range(0, len(split), batch_size)
-    )
+    return _made(make, range(0, len(split), batch_size), split)
+
+
+def _made(make: Callable[[int], Batch], keys: range, split: Split) -> Generator[Batch]:
+    if isinstance(split.images, Streamed):
+        return by_workers(make, keys, split.images.workers)
+    return (make(key) for key in keys)
 
 
 def in_batches(
-    function: Callable[[np.ndarray], ArrayLike], images: np.ndarray, batch: int = 256
+    function: Callable[[np.ndarray], ArrayLike], images: Array, batch: int = 256
 ) -> np.ndarray:
     """Applies a function to all images, in batches of one shape.
 

@@ -12,14 +12,16 @@ import os
 import pathlib
 import re
 import shlex
+import sys
+from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
 from etils import epath
 from ml_collections import ConfigDict
 
-from alite_jax.data.specs import dataset_spec
-from alite_jax.errors import DataError
+from alite_jax.data.specs import DATASETS
+from alite_jax.errors import ConfigError, DataError
 from alite_jax.paths import is_url, user_path
 
 FILE_FORMAT = "array_record"
@@ -55,36 +57,53 @@ def _folder(text: str) -> pathlib.Path:
 
 def prepare_command(data_config: ConfigDict) -> str:
     """Returns the command line that prepares the data set of this configuration."""
-    command = f"python launch.py --config=configs/{data_config.name}.py --job=prepare"
+    name, folder = data_config.name, data_config.folder
+    config = f"configs/{name}.py" if name in DATASETS else f"configs/tfds.py:{name}"
+    if folder:
+        config = f"configs/folder.py:{folder}"
+    command = f"python launch.py --config={shlex.quote(config)} --job=prepare"
     for field in ("data_dir", "manual_dir"):
         if data_config[field]:
             command += f" --config.data.{field}={shlex.quote(data_config[field])}"
     return command
 
 
-def prepared_dir(data_config: ConfigDict) -> pathlib.Path | None:
-    """Finds the prepared data set.
+def prepared_dir(data_config: ConfigDict, name: str) -> pathlib.Path | None:
+    """Finds a prepared data set.
 
     Args:
         data_config: the `data` section of the configuration.
+        name: of the data set below the data directory, such as `"cifar10"`. One that
+            TFDS knows in several variants may be written with its variant, as in
+            `"imagenette/320px-v2"`, and must be where several are prepared.
 
     Returns:
         The folder of the newest version in the data directory, None without any.
 
     Raises:
-        DataError: there is such a folder, but TFDS never finished it, it is damaged, or
-            it is in a file format that only TensorFlow reads.
+        ConfigError: several variants of it are prepared.
     """
-    versions = []
-    for folder in (data_dir(data_config) / data_config.name).glob("*"):
-        # Unfinished folders of TFDS are called incomplete.*.
-        if re.fullmatch(r"\d+\.\d+\.\d+", folder.name):
-            versions.append((tuple(map(int, folder.name.split("."))), folder))
-    if not versions:
-        return None
-    folder = max(versions)[1]
-    read_builder(folder, data_config)
-    return folder
+    place = data_dir(data_config) / name
+    versions = _versions(place)
+    if not versions and "/" not in name:
+        variants = [folder for folder in sorted(place.glob("*")) if _versions(folder)]
+        if len(variants) > 1:
+            names = ", ".join(f"{name}/{folder.name}" for folder in variants)
+            raise ConfigError(
+                f"data.name = {name!r} is prepared in several variants; use one of"
+                f" {names}"
+            )
+        versions = _versions(variants[0]) if variants else []
+    return max(versions)[1] if versions else None
+
+
+def _versions(place: pathlib.Path) -> list[tuple[tuple[int, ...], pathlib.Path]]:
+    # Unfinished folders of TFDS are called incomplete.*.
+    return [
+        (tuple(map(int, folder.name.split("."))), folder)
+        for folder in place.glob("*")
+        if re.fullmatch(r"\d+\.\d+\.\d+", folder.name)
+    ]
 
 
 def damaged(folder: pathlib.Path, finding: str, data_config: ConfigDict) -> DataError:
@@ -103,10 +122,10 @@ def read_builder(folder: pathlib.Path, data_config: ConfigDict) -> Any:
         data_config: the `data` section of the configuration.
 
     Returns:
-        TFDS's builder, whose features are those that `load_split` relies on.
+        TFDS's builder.
 
     Raises:
-        DataError: as for `prepared_dir`.
+        DataError: TFDS never finished it, or it is damaged or another data set.
     """
     for file in ("dataset_info.json", "features.json"):
         try:
@@ -127,26 +146,78 @@ def read_builder(folder: pathlib.Path, data_config: ConfigDict) -> Any:
             builder = tfds.builder_from_directory(folder)
     except Exception as error:  # What it raises for damage is not documented.
         raise damaged(folder, first_line(error), data_config) from error
-    formats = [builder.info.file_format, *builder.info.alternative_file_formats]
-    if FILE_FORMAT not in [file_format.value for file_format in formats]:
-        raise DataError(
-            f"the data set in {folder} is stored as {formats[0].value}, but only "
-            f"{FILE_FORMAT} can be read without TensorFlow; delete that folder, or "
-            "set data.data_dir to another one, and run "
-            f"`{prepare_command(data_config)}`"
-        )
-    finding = _wrong_content(builder, data_config.name)
+    finding = _wrong_content(builder, data_config)
     if finding:
         raise damaged(folder, finding, data_config)
     return builder
 
 
-def _wrong_content(builder: Any, name: str) -> str:
+def image_and_label(builder: Any, data_config: ConfigDict) -> tuple[str, str]:
+    """Returns the names of the features that are the image and its label.
+
+    The label is `data.label` if that is given, else `label`, or what TFDS calls the
+    target, or the only class label there is.
+
+    Args:
+        builder: from `read_builder`.
+        data_config: the `data` section of the configuration.
+
+    Raises:
+        ConfigError: there is no such label, or none or several that it might be.
+        DataError: there is no image.
+    """
+    if data_config.name in DATASETS and not data_config.label:
+        return "image", "label"
+    from tensorflow_datasets import features as kinds
+
+    features = builder.info.features
+    named = dict(features) if isinstance(features, kinds.FeaturesDict) else {}
+    images = [name for name, kind in named.items() if isinstance(kind, kinds.Image)]
+    labels = [
+        name for name, kind in named.items() if isinstance(kind, kinds.ClassLabel)
+    ]
+    inputs, target = (builder.info.supervised_keys or ("", ""))[:2]
+    image = next((name for name in ("image", inputs) if name in images), "")
+    if not image and len(images) == 1:
+        image = images[0]
+    if not image:
+        raise DataError(
+            f"{data_config.name} has no feature that is its image, but only"
+            f" {', '.join(sorted(named))}; use a data set for classification"
+        )
+    if data_config.label:
+        if data_config.label not in labels:
+            raise ConfigError(
+                f"data.label = {data_config.label!r} is no class label of"
+                f" {data_config.name}; it has {', '.join(sorted(labels)) or 'none'}"
+            )
+        return image, data_config.label
+    label = next((name for name in ("label", target) if name in labels), "")
+    if not label and len(labels) == 1:
+        label = labels[0]
+    if not label:
+        found = (
+            f"several class labels ({', '.join(sorted(labels))}): choose one with"
+            " data.label"
+            if labels
+            else "no class label of a whole image, but only"
+            f" {', '.join(sorted(set(named) - {image})) or 'the image'}: use a data set"
+            " for classification"
+        )
+        raise ConfigError(f"{data_config.name} has {found}")
+    return image, label
+
+
+def _wrong_content(builder: Any, data_config: ConfigDict) -> str:
     """What keeps this from being that data set, nothing if all is well."""
     from tensorflow_datasets import features as kinds
 
-    if builder.name != name or not builder.info.splits:
+    name = data_config.name
+    known = name in DATASETS
+    if not builder.info.splits or (known and builder.name != name):
         return f"dataset_info.json lists no splits of {name}"
+    if not known:
+        return ""
     features = builder.info.features
     named = dict(features) if isinstance(features, kinds.FeaturesDict) else {}
     image, label = named.get("image"), named.get("label")
@@ -158,7 +229,7 @@ def _wrong_content(builder: Any, name: str) -> str:
         return f"features.json has labels of type {np.dtype(label.np_dtype)}"
     if not isinstance(label, kinds.ClassLabel):
         return ""
-    classes = dataset_spec(name).num_classes
+    classes = DATASETS[name].num_classes
     if label.num_classes != classes:
         return f"features.json has {label.num_classes} classes, expected {classes}"
     # TFDS calls classes by their numbers where it has no names: so it does for digits,
@@ -168,6 +239,24 @@ def _wrong_content(builder: Any, name: str) -> str:
     if len(label.names) != classes or len(set(label.names)) != classes:
         return f"label.labels.txt does not have {classes} different names"
     return ""
+
+
+@contextlib.contextmanager
+def silenced(progress: bool = False) -> Iterator[None]:
+    """Keeps TFDS from printing, and from drawing progress bars where nobody watches.
+
+    Args:
+        progress: whether bars are drawn where somebody does.
+    """
+    import tensorflow_datasets as tfds
+
+    if not (progress and sys.stderr.isatty()):
+        tfds.disable_progress_bar()
+    try:
+        with contextlib.redirect_stdout(io.StringIO()):
+            yield
+    finally:
+        tfds.enable_progress_bar()
 
 
 def first_line(error: Exception) -> str:

@@ -1,46 +1,57 @@
-"""Reads a prepared TFDS data set into memory, checked and decoded."""
+"""Data sets as the networks see them: described, and read or opened split by split."""
 
 import dataclasses
-import io
-import pathlib
-from collections.abc import Iterator
-from typing import Any, Literal
+from typing import Literal, TypeAlias
 
 import numpy as np
 from ml_collections import ConfigDict
 
-from alite_jax.data.images import area_average, decode_image
-from alite_jax.data.prepare import prepare
+from alite_jax.data.examples import Examples
+from alite_jax.data.folder import folder_name
+from alite_jax.data.images import decoding_threads
+from alite_jax.data.prepare import find_or_prepare
 from alite_jax.data.prepared import (
-    damaged,
     data_dir,
-    first_line,
-    manual_dir,
-    prepare_command,
-    prepared_dir,
+    image_and_label,
     read_builder,
 )
-from alite_jax.data.specs import DATASETS, DatasetSpec, dataset_spec
+from alite_jax.data.resize import BILINEAR
+from alite_jax.data.specs import DATASETS, DatasetSpec
+from alite_jax.data.stream import Streamed, memory_available
 from alite_jax.data.wordnet import readable
-from alite_jax.errors import ConfigError, DataError
+from alite_jax.errors import ConfigError
 
-__all__ = ["DATASETS", "DatasetSpec", "Split", "dataset_spec", "load_split"]
+__all__ = [
+    "Data",
+    "Split",
+    "class_names",
+    "describe",
+    "load_split",
+    "measured",
+    "shared_examples",
+]
 
-# Records read at a time; only bounds how many undecoded ones are held.
-_CHUNK = 1024
+Array: TypeAlias = np.ndarray | Streamed
+
+# Examples that a thread reads at a time; bounds what is held besides the result.
+_CHUNK = 64
+# Training images by which mean and deviation are measured.
+_MEASURED = 4096
 
 
 @dataclasses.dataclass(frozen=True)
 class Split:
     """All the examples of a split, in the order of the prepared files.
 
+    Both may be arrays in memory, or be read where they are indexed.
+
     Attributes:
         images: uint8 [n, height, width, channels].
         labels: int32 [n].
     """
 
-    images: np.ndarray
-    labels: np.ndarray
+    images: Array
+    labels: Array
 
     def __len__(self) -> int:
         return len(self.labels)
@@ -48,7 +59,7 @@ class Split:
 
 @dataclasses.dataclass(frozen=True)
 class Data:
-    """A data set in memory.
+    """A data set.
 
     Attributes:
         spec: what is known about it.
@@ -66,7 +77,99 @@ class Data:
         return self.train.images.shape[1:]
 
 
-def class_names(data_config: ConfigDict) -> list[str]:
+def describe(data_config: ConfigDict) -> DatasetSpec:
+    """Returns what is known about a data set: by heart, or as TFDS has written it down.
+
+    Args:
+        data_config: the `data` section of the configuration; `name`, `folder`, `label`
+            and `data_dir` are used.
+
+    Returns:
+        Its specification; mean and deviation of a set that is not known by heart are
+        not measured yet.
+
+    Raises:
+        ConfigError: there is no such data set, or no one label in it.
+        DataError: it is not prepared, or damaged.
+    """
+    known = DATASETS.get(data_config.name)
+    if known and not data_config.label and not data_config.folder:
+        return known
+    folder = find_or_prepare(data_config)
+    builder = read_builder(folder, data_config)
+    image, label = image_and_label(builder, data_config)
+    classes = builder.info.features[label]
+    if classes.num_classes < 2:
+        raise ConfigError(
+            f"{data_config.name} has one class of {label!r} alone, but at least two are"
+            " told apart; use another data set, or another label with data.label"
+        )
+    named = {
+        "num_classes": classes.num_classes,
+        "class_names": tuple(readable(classes.names)),
+    }
+    if known:
+        return dataclasses.replace(known, **named)
+    height, width, channels = builder.info.features[image].shape
+    train, evaluation = _splits(builder.info.splits)
+    chosen = data_config.train_split and data_config.eval_split
+    if builder.info.disable_shuffling and "[" in evaluation and not chosen:
+        raise ConfigError(
+            f"{data_config.name} has the one split {train.partition('[')[0]!r} in an"
+            " order of its own, whose end may hold some classes only; set"
+            " data.train_split and data.eval_split"
+        )
+    return DatasetSpec(
+        name=folder_name(data_config) if data_config.folder else data_config.name,
+        **named,
+        image_shape=(height or 0, width or 0, 1 if channels == 1 else 3),
+        train_split=train,
+        eval_split=evaluation,
+        resize=BILINEAR,
+        prepared=folder.parent.relative_to(data_dir(data_config)).as_posix(),
+    )
+
+
+def _splits(names: dict[str, object]) -> tuple[str, str]:
+    """The splits to train and to evaluate on, where nobody says."""
+    train = "train" if "train" in names else next(iter(names))
+    for evaluation in ("validation", "test"):
+        if evaluation in names and evaluation != train:
+            return train, evaluation
+    # TFDS shuffles when it prepares, so the end is as good as any part.
+    return f"{train}[:90%]", f"{train}[90%:]"
+
+
+def measured(spec: DatasetSpec, train: Split) -> DatasetSpec:
+    """Returns a specification with mean and deviation of the training images.
+
+    They are those of at most 4,096 images, spread evenly over the split.
+    """
+    if spec.mean:
+        return spec
+    count = min(len(train), _MEASURED)
+    chosen = np.arange(count) * len(train) // count
+    levels = np.zeros((spec.image_shape[-1], 256), np.int64)
+    for start in range(0, count, 256):
+        images = train.images[chosen[start : start + 256]]
+        for channel, counts in enumerate(levels):
+            counts += np.bincount(images[..., channel].ravel(), minlength=256)
+    values = np.arange(256) / 255
+    shares = levels / levels.sum(axis=1, keepdims=True)
+    mean = shares @ values
+    deviation = np.sqrt(np.maximum(shares @ values**2 - mean**2, 0))
+    # One grey level everywhere has no deviation to divide by.
+    deviation = np.maximum(deviation, 1 / 255)
+    return dataclasses.replace(
+        spec,
+        mean=tuple(mean.round(4).tolist()),
+        std=tuple(deviation.round(4).tolist()),
+    )
+
+
+def class_names(
+    data_config: ConfigDict, spec: DatasetSpec | None = None
+) -> tuple[str, ...]:
     """Returns what the classes of a prepared data set are called, by label.
 
     Labels without names are called by their numbers, synset ids by their words.
@@ -74,19 +177,24 @@ def class_names(data_config: ConfigDict) -> list[str]:
     Raises:
         DataError: the data set is not there, or damaged.
     """
-    builder = read_builder(_find_or_prepare(data_config), data_config)
-    numbers = map(str, range(dataset_spec(data_config.name).num_classes))
-    return readable(getattr(builder.info.features["label"], "names", [*numbers]))
+    spec = spec or describe(data_config)
+    if spec.class_names:
+        return spec.class_names
+    builder = read_builder(find_or_prepare(data_config), data_config)
+    numbers = map(str, range(spec.num_classes))
+    names = getattr(builder.info.features["label"], "names", [*numbers])
+    return tuple(readable(names))
 
 
-def shared_examples(data_config: ConfigDict) -> int:
+def shared_examples(data_config: ConfigDict, spec: DatasetSpec) -> int:
     """Returns how many examples are both in the training and the evaluation split.
 
     Args:
         data_config: as for `load_split`, which must have read both splits.
+        spec: of the data set.
     """
-    builder = read_builder(_find_or_prepare(data_config), data_config)
-    spec = dataset_spec(data_config.name)
+    folder = find_or_prepare(data_config, spec.prepared)
+    builder = read_builder(folder, data_config)
     train, evaluation = (
         [
             (str(part.filename), part.skip, part.skip + part.take)
@@ -105,132 +213,47 @@ def shared_examples(data_config: ConfigDict) -> int:
     )
 
 
-def load_split(data_config: ConfigDict, split: Literal["train", "eval"]) -> Split:
-    """Reads one split of the configured data set into memory.
+def load_split(
+    data_config: ConfigDict,
+    split: Literal["train", "eval"],
+    spec: DatasetSpec | None = None,
+) -> Split:
+    """Reads one split of the configured data set, or opens it to be read in parts.
 
-    `digits` is prepared on the way when it is not there yet; every other data set must
-    have been prepared before.
+    `digits` and folders of images are prepared on the way when they are not there yet;
+    every other data set must have been prepared before.
 
     Args:
-        data_config: the `data` section of the configuration; `name`, `data_dir`,
-            `train_split` or `eval_split`, and `image_size` are used.
+        data_config: the `data` section of the configuration; `name`, `folder`, `label`,
+            `data_dir`, `train_split` or `eval_split`, `image_size` and `loading` are
+            used.
         split: 'train' or 'eval'.
+        spec: of the data set, if it has been described already.
 
     Returns:
-        The images, reduced to `image_size` if that is set, and their labels.
+        The images, resized to `image_size` if that is set, and their labels.
 
     Raises:
-        ConfigError: the name, the split string or the image size is wrong.
+        ConfigError: the name, the label, the split string or the image size is wrong.
         DataError: the data set is missing, broken, in another file format, or holds
             images or labels that it must not hold.
     """
-    spec = dataset_spec(data_config.name)
-    factor = _reduction_factor(spec, data_config.image_size)
+    spec = spec or describe(data_config)
+    folder = find_or_prepare(data_config, spec.prepared)
     field = {"train": "train_split", "eval": "eval_split"}[split]
-    split_string = data_config[field] or getattr(spec, field)
-    folder = _find_or_prepare(data_config)
-    source = _open(data_config, folder, field, split_string)
-
-    height, width, channels = spec.image_shape
-    shape = (len(source), height // factor, width // factor, channels)
-    images = np.empty(shape, np.uint8)
-    labels = np.empty(len(source), np.int32)
-    for start, examples in _read_chunks(source, data_config, folder):
-        chunk = np.empty((len(examples), *spec.image_shape), np.uint8)
-        for i, example in enumerate(examples):
-            place = f"example {start + i} of {spec.name} split {split_string!r}"
-            chunk[i] = _image(example["image"], spec, place)
-            labels[start + i] = _label(example["label"], spec, place)
-        images[start : start + len(chunk)] = area_average(chunk, *shape[1:3])
+    examples = Examples(data_config, spec, folder, field)
+    loading, size = data_config.loading, len(examples) * int(np.prod(examples.shape))
+    if loading == "stream" or (loading == "auto" and 2 * size > memory_available()):
+        return Split(
+            Streamed(examples, "images", data_config.workers),
+            Streamed(examples, "labels", data_config.workers),
+        )
+    images = np.empty((len(examples), *examples.shape), np.uint8)
+    labels = np.empty(len(examples), np.int32)
+    chunks = np.split(np.arange(len(examples)), range(_CHUNK, len(examples), _CHUNK))
+    with decoding_threads() as threads:
+        for numbers, found in zip(
+            chunks, threads.map(examples.read, chunks), strict=True
+        ):
+            images[numbers], labels[numbers] = found
     return Split(images, labels)
-
-
-def _reduction_factor(spec: DatasetSpec, image_size: int) -> int:
-    native = spec.image_shape[0]
-    if image_size == 0:
-        return 1
-    if image_size < 0 or native % image_size:
-        sizes = [str(size) for size in range(1, native + 1) if native % size == 0]
-        raise ConfigError(
-            f"data.image_size = {image_size} does not divide the {native} pixels of "
-            f"{spec.name}; use 0 (no reduction) or one of {', '.join(sizes)}"
-        )
-    return native // image_size
-
-
-def _find_or_prepare(data_config: ConfigDict) -> pathlib.Path:
-    folder = prepared_dir(data_config)
-    if folder is not None:
-        return folder
-    if data_config.name == "digits":
-        return pathlib.Path(prepare(data_config))
-    first = ""
-    if data_config.name == "tiny_imagenet":
-        first = f"put tiny-imagenet-200.zip into {manual_dir(data_config)}, then "
-    raise DataError(
-        f"{data_config.name} is not prepared in {data_dir(data_config)}; {first}run "
-        f"`{prepare_command(data_config)}`, or set data.data_dir or TFDS_DATA_DIR to "
-        "where it is"
-    )
-
-
-def _open(
-    data_config: ConfigDict, folder: pathlib.Path, field: str, split_string: str
-) -> Any:
-    """Returns the TFDS data source of a split, its images left encoded."""
-    import tensorflow_datasets as tfds
-
-    builder = read_builder(folder, data_config)
-    # Pillow decodes below: TFDS would prefer OpenCV, and warn where it is missing.
-    decoders = {"image": tfds.decode.SkipDecoding()}
-    try:
-        source = builder.as_data_source(split_string, decoders=decoders)
-        # TFDS gives a slice such as [60%:50%] a negative length, which len() refuses.
-        len(source)
-    except ValueError as error:
-        if not data_config[field]:
-            finding = f"it has no examples in its split {split_string!r}"
-            raise damaged(folder, finding, data_config) from error
-        sizes = ", ".join(
-            f"{name!r} ({info.num_examples} examples)"
-            for name, info in builder.info.splits.items()
-        )
-        raise ConfigError(
-            f"data.{field} = {split_string!r} is not a split of {data_config.name} "
-            f"with examples in it; its splits are {sizes}, and parts of them are "
-            "written like 'train[:90%]' or 'train[:1000]'"
-        ) from error
-    return source
-
-
-def _read_chunks(
-    source: Any, data_config: ConfigDict, folder: pathlib.Path
-) -> Iterator[tuple[int, list[dict[str, Any]]]]:
-    """Yields the position of the first example and the examples, chunk by chunk."""
-    for start in range(0, len(source), _CHUNK):
-        indices = list(range(start, min(start + _CHUNK, len(source))))
-        try:
-            examples = source.__getitems__(indices)
-        # array_record checks its own checksums and raises RuntimeError.
-        except (RuntimeError, IndexError) as error:
-            raise damaged(folder, first_line(error), data_config) from error
-        yield start, examples
-
-
-def _image(encoded: bytes, spec: DatasetSpec, place: str) -> np.ndarray:
-    image = decode_image(io.BytesIO(encoded), spec.image_shape[-1], place)
-    if image.shape != spec.image_shape:
-        raise DataError(
-            f"{place} is an image of shape {image.shape}, expected {spec.image_shape}; "
-            "prepare the data set again in another data_dir"
-        )
-    return image
-
-
-def _label(label: int, spec: DatasetSpec, place: str) -> int:
-    if not 0 <= label < spec.num_classes:
-        raise DataError(
-            f"{place} has label {label}, expected 0 to {spec.num_classes - 1}; prepare "
-            "the data set again in another data_dir"
-        )
-    return label

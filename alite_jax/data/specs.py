@@ -1,8 +1,9 @@
-"""The data sets that this project knows, and what it relies on about each of them."""
+"""What the project relies on about a data set, and the four sets it knows by heart."""
 
 import dataclasses
 
-from alite_jax.errors import ConfigError, nearest
+from alite_jax.data.resize import AREA
+from alite_jax.errors import ConfigError
 
 
 @dataclasses.dataclass(frozen=True)
@@ -10,13 +11,19 @@ class DatasetSpec:
     """What the rest of the project may assume about a data set.
 
     Attributes:
-        name: the TFDS name, also the folder's name in the data directory.
+        name: what people call it.
         num_classes: labels are the integers from 0 to `num_classes - 1`.
-        image_shape: (height, width, channels) of every stored image, uint8.
+        image_shape: (height, width, channels) of every stored image, uint8; height and
+            width are 0 where the images differ.
         train_split: the TFDS split to train on.
         eval_split: the TFDS split to evaluate on.
-        mean: mean of each channel of the training images, in units of 255.
-        std: standard deviation of each channel, in units of 255.
+        mean: mean of each channel of the training images, in units of 255; empty until
+            it is measured.
+        std: standard deviation of each channel, in units of 255; the same.
+        class_names: what the classes are called, by label; empty until it is read.
+        resize: how an image of another size is made; see `middle_square`.
+        prepared: the folder of the prepared data set below the data directory, without
+            its version; a TFDS name such as `"cifar10"` or `"imagenette/320px-v2"`.
     """
 
     name: str
@@ -24,8 +31,29 @@ class DatasetSpec:
     image_shape: tuple[int, int, int]
     train_split: str
     eval_split: str
-    mean: tuple[float, ...]
-    std: tuple[float, ...]
+    mean: tuple[float, ...] = ()
+    std: tuple[float, ...] = ()
+    class_names: tuple[str, ...] = ()
+    resize: str = AREA
+    prepared: str = ""
+
+    def seen_shape(self, image_size: int) -> tuple[int, int, int]:
+        """(height, width, channels) of the images that the networks see.
+
+        Args:
+            image_size: pixels of each side, 0 for the native size.
+
+        Raises:
+            ConfigError: there is no one native size.
+        """
+        height, width, channels = self.image_shape
+        if not image_size and not (height and width):
+            raise ConfigError(
+                f"data.image_size = 0 keeps the native size, but the images of"
+                f" {self.name} have several; set it to the pixels of one side, for"
+                " example 224"
+            )
+        return image_size or height, image_size or width, channels
 
 
 # The CIFAR constants are the published ones of the official training images. Those of
@@ -72,20 +100,3 @@ DATASETS = {
         ),
     )
 }
-
-
-def dataset_spec(name: str) -> DatasetSpec:
-    """Returns what is known about a data set.
-
-    Args:
-        name: one of the names in `DATASETS`.
-
-    Returns:
-        Its specification.
-
-    Raises:
-        ConfigError: there is no data set of that name.
-    """
-    if name not in DATASETS:
-        raise ConfigError(f"data.name = {name!r} is unknown; {nearest(name, DATASETS)}")
-    return DATASETS[name]

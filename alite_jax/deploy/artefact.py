@@ -20,7 +20,8 @@ import jax
 import numpy as np
 from jax.typing import ArrayLike
 
-from alite_jax.data.images import area_average, read_image
+from alite_jax.data.images import read_image
+from alite_jax.data.resize import AREA, decode_least, resize_and_crop
 from alite_jax.deploy.pack import unpack
 from alite_jax.errors import ArtefactError, ConfigError, PackedFileError
 from alite_jax.paths import user_path
@@ -54,19 +55,19 @@ class Artefact:
         return np.asarray(jax.device_get(self.program(jax.device_put(images))))
 
     def read_image(self, path: str | os.PathLike[str]) -> np.ndarray:
-        """Reads the middle square of an image file as the network wants it, uint8.
+        """Reads the middle of an image file as the network wants it, uint8.
 
-        It is reduced as the images of training are, and grey if those are.
+        It is resized as the images of training are, and grey if those are.
 
         Raises:
             DataError: as for `alite_jax.data.images.read_image`.
         """
         height, width, channels = self.card["image_shape"]
-        image = read_image(path, channels)
-        side = min(image.shape[:2])
-        top, left = ((length - side) // 2 for length in image.shape[:2])
-        square = image[None, top : top + side, left : left + side]
-        return area_average(square, height, width)[0]
+        # Cards of before do not say; there was one way.
+        resize = self.card.get("resize", AREA)
+        least = decode_least(height, width, resize)
+        image = read_image(path, channels, least)
+        return resize_and_crop(image, height, width, resize)
 
     def classify(
         self, images: np.ndarray, top: int = 5

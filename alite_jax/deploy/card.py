@@ -8,8 +8,15 @@ from alite_jax.pages.table import COMPARISON_HEAD, card_rows, markdown, worst_fi
 _IMAGES = """\
 Images are uint8, 0 for black and 255 for white. `read_image` turns an image file \
 upright as its EXIF orientation says, puts black behind what is transparent, takes the \
-middle square and makes each pixel the rounded average of the area that it covers; \
-another runtime must do the same."""
+middle {shape} and {resizes}; another runtime must do the same."""
+_RESIZES = {
+    "area": "makes each pixel the rounded average of the area that it covers",
+    "bilinear": (
+        "resizes it by an antialiased bilinear (triangle) filter, as Pillow's BILINEAR"
+        " or ONNX's Resize with antialias; of a JPEG more than twice as large, that may"
+        " be decoded at a half, a quarter or an eighth of its size"
+    ),
+}
 
 _LOAD = """\
 ```python
@@ -38,7 +45,10 @@ def card_text(card: Mapping[str, Any]) -> str:
         f" of {channels} channel{'s' * (channels > 1)} and knows"
         f" {len(card['classes'])} classes. Weights are stored as {card['values']};"
         f" before that its accuracy was {100 * card['accuracy_before_packing']:.2f} %.",
-        _IMAGES,
+        _IMAGES.format(
+            shape="square" if height == width else f"part of {width}:{height}",
+            resizes=_RESIZES[card["resize"]],
+        ),
         "\n".join(markdown([COMPARISON_HEAD, *card_rows(card)])),
         f"Accuracy is that on the {agreement['images']:,} evaluation images; it is"
         f" lowest for {lowest}. The"

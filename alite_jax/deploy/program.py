@@ -14,6 +14,7 @@ from jax.typing import ArrayLike
 
 from alite_jax.data.augment import normalize
 from alite_jax.data.pipeline import in_batches
+from alite_jax.data.sources import Array
 from alite_jax.data.specs import DatasetSpec
 from alite_jax.errors import ArtefactError
 from alite_jax.models.precision import Bounds
@@ -119,7 +120,7 @@ def _in_groups(
 def compare(
     exported: Callable[[np.ndarray], ArrayLike],
     network: Callable[[np.ndarray], ArrayLike],
-    images: np.ndarray,
+    images: Array,
     allowed: Bounds,
 ) -> Agreement:
     """Runs an exported program and the network on the same images.

@@ -7,13 +7,13 @@ from typing import Any
 from ml_collections import ConfigDict
 
 from alite_jax.config import validate
-from alite_jax.data.sources import class_names
 from alite_jax.jax_settings import job, keep_compiled_programs
 from alite_jax.jobs.command import Command
 from alite_jax.pages.table import comparison_table
 from alite_jax.paths import user_path
+from alite_jax.runs.data import load_data
 from alite_jax.runs.evaluation import Evaluator
-from alite_jax.runs.networks import create_networks, load_data
+from alite_jax.runs.networks import create_networks
 from alite_jax.runs.processes import say
 from alite_jax.runs.summary import compare, network_summary
 
@@ -40,16 +40,15 @@ def evaluate(config: ConfigDict, workdir: str | os.PathLike[str]) -> dict[str, A
         AliteError: with one sentence, for example if there is no checkpoint.
     """
     validate(config)
-    data = load_data(config)
-    classes = class_names(config.data)
+    data = load_data(config, user_path(workdir))
     started = time.monotonic()
     results = []
     for network in create_networks(config, data, user_path(workdir)):
         evaluator = Evaluator(network.model, data, config.data.eval_batch_size)
         variables = network.restore(data.image_shape)
-        results.append(network_summary(network, variables, evaluator, data, classes))
+        results.append(network_summary(network, variables, evaluator, data))
     summary = {
-        "dataset": config.data.name,
+        "dataset": data.spec.name,
         "seed": config.seed,
         **compare(*results),
         "seconds": {"evaluation": time.monotonic() - started},

@@ -4,7 +4,7 @@ import json
 import os
 import shutil
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from contextlib import nullcontext
 from dataclasses import replace
 from functools import partial
@@ -12,11 +12,10 @@ from pathlib import Path
 from typing import Any
 
 import jax
-import numpy as np
 from ml_collections import ConfigDict
 
 from alite_jax.config import validate
-from alite_jax.data.sources import Data, class_names
+from alite_jax.data.sources import Array, Data
 from alite_jax.deploy import artefact
 from alite_jax.deploy.card import card_text
 from alite_jax.deploy.pack import pack, unpack
@@ -34,15 +33,11 @@ from alite_jax.models.precision import bounds, logits_change
 from alite_jax.models.resnet import ResNet
 from alite_jax.paths import user_path
 from alite_jax.runs import parallel
+from alite_jax.runs.data import load_data
 from alite_jax.runs.evaluation import Evaluator
 from alite_jax.runs.fit import Network
 from alite_jax.runs.folder import at_work, write_whole
-from alite_jax.runs.networks import (
-    compact_checked,
-    compared_images,
-    create_networks,
-    load_data,
-)
+from alite_jax.runs.networks import compact_checked, compared_images, create_networks
 from alite_jax.runs.summary import network_summary
 from alite_jax.structure.compact import widths_as_json
 from alite_jax.training.state import Variables
@@ -95,7 +90,7 @@ def export(
 def _export(
     config: ConfigDict, folder: Path, values: str, multiple: int, tflite: bool
 ) -> dict[str, Any]:
-    data = load_data(config)
+    data = load_data(config, folder)
     images = data.evaluation.images
     teacher, student = create_networks(config, data, folder)
     taught_by, trained = (net.restore(data.image_shape) for net in (teacher, student))
@@ -125,14 +120,14 @@ def _export(
 
     # 4. Everything goes to a draft, since an earlier export stays until this one is
     # whole. Reading it back needs what the card says by now.
-    classes = class_names(config.data)
-    measured = partial(_measured, config=config, data=data, classes=classes)
+    measured = partial(_measured, config=config, data=data)
     before = measured(student, trained)
     card = {
         **measured(compacted, packed.variables),
         "dataset": data.spec.name,
         "image_shape": list(data.image_shape),
-        "classes": classes,
+        "resize": data.spec.resize,
+        "classes": data.spec.class_names,
         "density": before["density"],
         "values": values,
         "accuracy_before_packing": before["accuracy"],
@@ -198,14 +193,13 @@ def _measured(
     variables: Variables,
     config: ConfigDict,
     data: Data,
-    classes: Sequence[str],
 ) -> dict[str, Any]:
     evaluator = Evaluator(network.model, data, config.data.eval_batch_size)
-    return network_summary(network, variables, evaluator, data, classes)
+    return network_summary(network, variables, evaluator, data)
 
 
 def _times(
-    programs: Mapping[str, tuple[Forward, Variables, bytes]], images: np.ndarray
+    programs: Mapping[str, tuple[Forward, Variables, bytes]], images: Array
 ) -> dict[str, dict[str, float]]:
     """Milliseconds of each network by batch."""
     calls = {

@@ -12,7 +12,8 @@ from ml_collections import ConfigDict
 
 from alite_jax.config import override, validate
 from alite_jax.counting.layers import total_macs
-from alite_jax.data.specs import DatasetSpec, dataset_spec
+from alite_jax.data.sources import describe
+from alite_jax.data.specs import DatasetSpec
 from alite_jax.deploy.artefact import compiled
 from alite_jax.deploy.pack import pack, unpack
 from alite_jax.deploy.program import export_program, forward_of, milliseconds
@@ -94,7 +95,7 @@ def plan(config: ConfigDict, kind: str, value: float, batch: int = 1) -> Planned
     if kind not in _KINDS:
         raise ConfigError(f"--target: {kind!r} is none; {nearest(kind, _KINDS)}")
     validate(config)
-    dataset = dataset_spec(config.data.name)
+    dataset = describe(config.data)
     model = configured_model(config, "student", dataset)
     student = _Student(model, dataset, image_shape(config, dataset))
     return _KINDS[kind](config, student, value, batch)

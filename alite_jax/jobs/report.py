@@ -15,7 +15,7 @@ from alite_jax.config import validate
 from alite_jax.config.run_config import to_json
 from alite_jax.counting.comparison import configured_costs
 from alite_jax.data.pipeline import in_batches
-from alite_jax.data.sources import Data, class_names
+from alite_jax.data.sources import Data
 from alite_jax.deploy.program import forward_of
 from alite_jax.errors import CheckpointError
 from alite_jax.jax_settings import job, keep_compiled_programs
@@ -27,9 +27,10 @@ from alite_jax.pages.cost_table import networks_table
 from alite_jax.pages.report_page import Section, report_page
 from alite_jax.pages.table import COMPARISON_HEAD, card_rows, comparison_rows
 from alite_jax.paths import user_path
+from alite_jax.runs.data import load_data
 from alite_jax.runs.folder import read_card, read_summary, write_whole
 from alite_jax.runs.metrics import read_metrics
-from alite_jax.runs.networks import load_data, restore
+from alite_jax.runs.networks import create_networks
 from alite_jax.training.state import Variables
 from alite_jax.trees import named_leaves
 
@@ -65,8 +66,9 @@ def report(config: ConfigDict, workdir: str | os.PathLike[str]) -> Path:
         raise CheckpointError(
             f"{folder} holds no finished run, which a report is about; train it first"
         )
-    data = load_data(config)
-    model, variables = restore(config, folder)["student"]
+    data = load_data(config, folder)
+    _, network = create_networks(config, data, folder)
+    model, variables = network.model, network.restore(data.image_shape)
     records = read_metrics(folder)
     student, ratios = summary["student"], summary["ratios"]
     environment = summary["environment"]
@@ -90,11 +92,11 @@ def report(config: ConfigDict, workdir: str | os.PathLike[str]) -> Path:
             ),
             *_layers(records, variables),
             *_attention(model, variables, data),
-            *_predictions(model, variables, data, class_names(config.data)),
+            *_predictions(model, variables, data, data.spec.class_names),
             Section(
                 "Cost of each layer",
                 "Parameters, MACs and bytes of one image, masks as the density says.",
-                folded=networks_table(*configured_costs(config), "table"),
+                folded=networks_table(*configured_costs(config, data.spec), "table"),
             ),
             *_export(read_card(folder)),
             Section("Configuration", folded=to_json(config)),
@@ -172,7 +174,7 @@ def _predictions(
     model: nn.Module, variables: Variables, data: Data, classes: Sequence[str]
 ) -> list[Section]:
     """Correct and wrong predictions of evaluation images, and how many of each."""
-    images, labels = data.evaluation.images, data.evaluation.labels
+    images, labels = data.evaluation.images, np.asarray(data.evaluation.labels)
     forward = jax.jit(partial(forward_of(model, data.spec), variables))
     probabilities = np.asarray(jax.nn.softmax(in_batches(forward, images)))
     predicted = probabilities.argmax(axis=1)

@@ -12,18 +12,19 @@ import jax
 from ml_collections import ConfigDict
 
 from alite_jax.config import validate
-from alite_jax.data.sources import Data, class_names, shared_examples
+from alite_jax.data.sources import Data, shared_examples
 from alite_jax.errors import ConfigError
 from alite_jax.jax_settings import job, keep_compiled_programs
 from alite_jax.jobs.command import Command
 from alite_jax.pages.table import comparison_table
 from alite_jax.paths import user_path
 from alite_jax.runs import parallel
+from alite_jax.runs.data import load_data
 from alite_jax.runs.evaluation import Evaluator
 from alite_jax.runs.fit import Network, fit
-from alite_jax.runs.folder import at_work, claim, read_summary
+from alite_jax.runs.folder import at_work, claim, read_summary, record_spec
 from alite_jax.runs.metrics import MetricWriter, NoWriter
-from alite_jax.runs.networks import create_networks, load_data
+from alite_jax.runs.networks import create_networks
 from alite_jax.runs.processes import is_first, say
 from alite_jax.runs.summary import compare, network_summary, write_summary
 from alite_jax.sparsity.masks import nominal_density
@@ -63,8 +64,8 @@ def train(config: ConfigDict, workdir: str | os.PathLike[str]) -> dict[str, Any]
             return finished
 
         # What would stop the student must not wait until the teacher is trained.
-        data = load_data(config)
-        classes = class_names(config.data)
+        data = load_data(config, folder)
+        record_spec(folder, data.spec)
         steps_per_epoch = max(1, len(data.train) // config.data.batch_size)
         check_rewiring_steps(config, rewiring_steps(config, steps_per_epoch))
         teacher, student = create_networks(config, data, folder)
@@ -90,13 +91,13 @@ def train(config: ConfigDict, workdir: str | os.PathLike[str]) -> dict[str, Any]
                 student, frozen, config, data, evaluators["student"], writer
             )
 
-        summarize = partial(network_summary, data=data, classes=classes)
+        summarize = partial(network_summary, data=data)
         results = compare(
             summarize(teacher, teacher_variables, evaluators["teacher"]),
             summarize(student, student_variables, evaluators["student"]),
         )
         seconds["this_process"] = time.monotonic() - started
-        summary = write_summary(folder, config, results, seconds)
+        summary = write_summary(folder, config, data.spec.name, results, seconds)
     say(comparison_table(summary))
     return summary
 
@@ -131,19 +132,21 @@ def train_teacher(
         claim(folder, config)
         if finished := read_summary(folder):
             return finished
-        data = load_data(config)
-        classes = class_names(config.data)
+        data = load_data(config, folder)
+        record_spec(folder, data.spec)
         teacher, _ = create_networks(config, data, folder)
         evaluator = Evaluator(teacher.model, data, config.data.eval_batch_size)
         started = time.monotonic()
         with _open_writer(config, folder) as writer:
             variables, training = fit(teacher, None, config, data, evaluator, writer)
-        found = network_summary(teacher, variables, evaluator, data, classes)
+        found = network_summary(teacher, variables, evaluator, data)
         seconds = {
             "teacher_training": training,
             "this_process": time.monotonic() - started,
         }
-        return write_summary(folder, config, {"teacher": found}, seconds)
+        return write_summary(
+            folder, config, data.spec.name, {"teacher": found}, seconds
+        )
 
 
 def _open_writer(config: ConfigDict, folder: Path) -> AbstractContextManager[Any]:
@@ -156,7 +159,7 @@ def _announcement(
     config: ConfigDict, data: Data, folder: Path, student: Network
 ) -> str:
     """What is about to happen, since compiling makes the first epoch's line late."""
-    shared = shared_examples(config.data)
+    shared = shared_examples(config.data, data.spec)
     also_trained = f" ({shared:,} of them are trained on, too)" if shared else ""
     asked = config.student.density
     params = student.template(data.image_shape)["params"]
@@ -174,7 +177,7 @@ def _announcement(
         )
     devices = f"{parallel.device_count()} {jax.default_backend()} device(s)"
     return (
-        f"{config.data.name}: {len(data.train):,} images to train and"
+        f"{data.spec.name}: {len(data.train):,} images to train and"
         f" {len(data.evaluation):,} to evaluate on{also_trained}; teacher"
         f" {config.teacher.model}, student {config.student.model} at {said}{units};"
         f" on {devices}, in {folder}; compiling comes first and takes a while"

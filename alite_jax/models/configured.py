@@ -68,6 +68,4 @@ def _stem(config: ConfigDict, phase: str, dataset: DatasetSpec) -> str:
 
 def image_shape(config: ConfigDict, dataset: DatasetSpec) -> tuple[int, int, int]:
     """(height, width, channels) of the images that the networks see."""
-    height, width, channels = dataset.image_shape
-    side = config.data.image_size  # 0 for the native size.
-    return side or height, side or width, channels
+    return dataset.seen_shape(config.data.image_size)

@@ -221,13 +221,14 @@ def fit(
     folder = network.folder.parent / "profile" / network.phase
     trace = Trace(folder, first_step, config.logging.profile_steps)
     log_every, save_every = config.logging.every_steps, config.checkpoint.every_steps
-    on_devices = prefetch(
-        lambda step: parallel.shard(batches.batch(step)), range(first_step, total_steps)
-    )
+    steps = range(first_step, total_steps)
+    made = batches.batches(steps)
+    on_devices = prefetch(lambda step: parallel.shard(next(made)), steps)
     with (
         Interruption() as interruption,
         closing(progress),
         closing(checkpoints),
+        closing(made),
         closing(on_devices),
         closing(trace),
     ):

@@ -1,6 +1,7 @@
 """A run's folder: its configuration, its lock, its summary, and atomic writes."""
 
 import contextlib
+import dataclasses
 import fcntl
 import json
 import os
@@ -13,15 +14,18 @@ from ml_collections import ConfigDict
 
 from alite_jax import config as config_lib
 from alite_jax.config import run_config
+from alite_jax.data.specs import DatasetSpec
 from alite_jax.errors import CheckpointError, ConfigError, InUseError
 from alite_jax.runs.processes import by_first
 
 # Fields that a run may change when it resumes: none of them changes its result.
 FREE_FIELDS = (
     *("logging.", "checkpoint."),
-    *("data.data_dir", "data.manual_dir"),
+    *("data.data_dir", "data.manual_dir", "data.folder"),
+    *("data.loading", "data.workers"),
 )
 
+_DATASET = "dataset.json"
 _LOCK = ".lock"  # A killed process leaves it; whether somebody holds it is what counts.
 
 # Any of these in a folder means that something was computed there.
@@ -126,6 +130,40 @@ def read_summary(folder: Path) -> dict[str, Any] | None:
         "delete it and run the same command again, which makes it anew from the"
         " checkpoints",
     )
+
+
+@by_first
+def read_spec(folder: Path) -> DatasetSpec | None:
+    """Returns what a run has recorded about its data set; None for one known by heart.
+
+    Raises:
+        CheckpointError: the file is damaged.
+    """
+    path, cure = folder / _DATASET, "put it back, or start again in another folder"
+    fields = _read(path, cure)
+    if fields is None:
+        return None
+    try:
+        values: dict[str, Any] = {  # JSON has no tuples.
+            name: tuple(value) if isinstance(value, list) else value
+            for name, value in fields.items()
+        }
+        return DatasetSpec(**values)
+    except (AttributeError, TypeError) as error:
+        raise CheckpointError(
+            f"{path} does not describe a data set ({error}); {cure}"
+        ) from error
+
+
+def record_spec(folder: Path, spec: DatasetSpec) -> None:
+    """Writes down what was read or measured about a run's data set.
+
+    Raises:
+        CheckpointError: the file cannot be written.
+    """
+    if spec.prepared:  # Else it is known by heart.
+        text = json.dumps(dataclasses.asdict(spec), indent=2)
+        write_whole(folder / _DATASET, text + "\n")
 
 
 def read_card(folder: Path) -> dict[str, Any] | None:

@@ -1,4 +1,4 @@
-"""The data and the networks of a run, as its configuration describes them."""
+"""The networks of a run, as its configuration describes them."""
 
 import json
 import os
@@ -15,16 +15,18 @@ from ml_collections import ConfigDict
 
 from alite_jax.config import validate
 from alite_jax.data.augment import normalize
-from alite_jax.data.sources import Data, load_split
-from alite_jax.data.specs import dataset_spec
+from alite_jax.data.sources import (
+    Data,
+)
 from alite_jax.errors import CheckpointError, ConfigError
 from alite_jax.jax_settings import job
 from alite_jax.models.configured import configured_model, model_settings
 from alite_jax.models.resnet import ResNet
 from alite_jax.paths import user_path
+from alite_jax.runs.data import load_data
 from alite_jax.runs.fit import Network
 from alite_jax.runs.folder import read_config, read_summary, write_whole
-from alite_jax.runs.processes import by_first, first_alone
+from alite_jax.runs.processes import by_first
 from alite_jax.sparsity.masks import dense_masks, init_masks, magnitude_masks
 from alite_jax.sparsity.methods import find_method
 from alite_jax.structure.compact import (
@@ -131,22 +133,11 @@ def restore(
         AliteError: with one sentence, for example if there is no checkpoint.
     """
     validate(config)
-    data = load_data(config)
+    data = load_data(config, user_path(workdir))
     return {
         network.phase: (network.model, network.restore(data.image_shape))
         for network in create_networks(config, data, user_path(workdir))
     }
-
-
-def load_data(config: ConfigDict) -> Data:
-    """Reads the training and evaluation split into memory.
-
-    Raises:
-        DataError: the data set is missing or damaged; says what to run.
-    """
-    spec = dataset_spec(config.data.name)
-    read = first_alone(load_split)  # It may have to be made.
-    return Data(spec, read(config.data, "train"), read(config.data, "eval"))
 
 
 def draw_masks(

@@ -1,7 +1,6 @@
 """What a run found: its networks, how they compare, and the file that ends it."""
 
 import json
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -24,9 +23,8 @@ def network_summary(
     variables: Variables,
     evaluator: Evaluator,
     data: Data,
-    classes: Sequence[str],
 ) -> dict[str, Any]:
-    """One network's part of the summary; `classes` are their names, by label."""
+    """One network's part of the summary."""
     found = evaluator.measure(parallel.replicate(variables))
     top5 = found.top5_accuracy
     return {
@@ -38,7 +36,9 @@ def network_summary(
         **network_cost(
             network.model, data.image_shape, variables["params"], variables["masks"]
         ),
-        "class_accuracy": dict(zip(classes, found.class_accuracy, strict=True)),
+        "class_accuracy": dict(
+            zip(data.spec.class_names, found.class_accuracy, strict=True)
+        ),
     }
 
 
@@ -61,12 +61,13 @@ def compare(teacher: dict[str, Any], student: dict[str, Any]) -> dict[str, Any]:
 def write_summary(
     folder: Path,
     config: ConfigDict,
+    dataset: str,
     results: dict[str, Any],
     seconds: dict[str, float],
 ) -> dict[str, Any]:
     """Writes `summary.json`, which ends a run, and returns its content."""
     summary = {
-        "dataset": config.data.name,
+        "dataset": dataset,
         "seed": config.seed,
         **results,
         "seconds": seconds,

@@ -16,7 +16,7 @@ from alite_jax.runs.processes import by_first
 from alite_jax.study.runs import Run
 
 # Fields that name folders of a machine, of no use on another one.
-_FOLDERS = ("data.data_dir", "data.manual_dir", *OTHER_RUNS)
+_FOLDERS = ("data.data_dir", "data.manual_dir", "data.folder", *OTHER_RUNS)
 _CURVES = ("loss", "task_loss", "distillation_loss", "accuracy")
 _EVALUATIONS = ("eval_loss", "eval_accuracy")
 _LAYER = "density/"
