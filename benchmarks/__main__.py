@@ -17,6 +17,7 @@ import sys
 import tempfile
 import time
 from importlib import metadata
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -35,6 +36,9 @@ SECTIONS: dict[str, tuple[str, dict[str, int]]] = {
     "steps" + SYSTEM: ("steps.compare", {"rounds": 2}),
     "compilation": ("steps.compilation", {}),
     "devices": ("devices.compare", {"rounds": 3}),
+    "streams": ("streams.compare", {"rounds": 4}),
+    "feeding": ("streams.feeding", {"rounds": 3}),
+    "streaming_memory": ("streams.memory", {}),
     "structure": ("structure.compare", {"rounds": 15}),
     "methods": ("attention.methods", {"rounds": 5}),
     "pointwise": ("pointwise.compare", {"rounds": 5}),
@@ -111,6 +115,7 @@ def one_device_a_core() -> dict[str, str]:
 
 def machine() -> dict[str, Any]:
     """What the figures were taken on."""
+    packages = ("jax", "jaxlib", "flax", "torch", "torchvision")
     processor = platform.processor() or platform.machine()
     information = Path("/proc/cpuinfo")
     if information.exists():
@@ -124,7 +129,7 @@ def machine() -> dict[str, Any]:
         "usable_cores": len(os.sched_getaffinity(0)),
         "system": platform.system(),
         "python": platform.python_version(),
-        **{name: metadata.version(name) for name in ("jax", "jaxlib", "flax", "torch")},
+        **{name: metadata.version(name) for name in packages if find_spec(name)},
         "date": time.strftime("%Y-%m-%d"),
     }
 

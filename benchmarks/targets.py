@@ -19,4 +19,10 @@ TARGETS = {
     "heads_0.5_batch_64_share": (">=", 0.75),
     "heads_0.3_batch_1_vs_teacher": (">=", 2.0),
     "heads_0.3_batch_64_vs_teacher": (">=", 2.0),
+    "stream_64_by_1_per_core_vs_torchvision": (">=", 1.0),
+    "stream_64_by_2_per_core_vs_torchvision": (">=", 1.0),
+    "stream_128_by_1_per_core_vs_torchvision": (">=", 1.0),
+    "stream_128_by_2_per_core_vs_torchvision": (">=", 1.0),
+    "feed_224_vs_step": (">=", 1.0),
+    "stream_224_memory": ("<=", 1536.0),
 }
