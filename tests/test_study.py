@@ -263,6 +263,7 @@ STUDIES = [
     *("cifar100_cpu.py", "cifar10_cpu.py", "digits.py", "tiny_imagenet_cpu.py"),
     *(f"epochs_cifar10_cpu.py:{epochs}" for epochs in ("3,6", "6,6", "6,12", "30,30")),
     *("recipe_cifar10_cpu.py", "recipe_cifar10_cpu.py:combined"),
+    "photographs_cpu.py",
 ]
 
 
