@@ -27,12 +27,12 @@ test: $(INSTALLED_DEV)  ## run the tests; ARGS=... goes to pytest
 	$(PYTEST) $(ARGS)
 
 test-processes: $(INSTALLED_DEV)  ## run the tests of several processes, kills and the notebook
-	$(PYTEST) -m processes tests/test_processes.py tests/test_interruption.py tests/test_notebook.py $(ARGS)
+	$(PYTEST) -m processes $(ARGS)
 
 test-all: $(INSTALLED_DEV)  ## run the slow tests too
 	$(PYTEST) -m "slow or not slow" $(ARGS)
 
-bench: $(INSTALLED_BENCH)  ## measure speed and memory against peers: twenty minutes
+bench: $(INSTALLED_BENCH)  ## measure speed and memory against peers: half an hour
 	$(BIN)/python -m benchmarks $(ARGS)
 
 lint: $(INSTALLED_DEV)  ## check style, format and types

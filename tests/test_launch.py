@@ -341,6 +341,7 @@ print([event.rsplit("/")[-1] for event in events if event.endswith(("hits", "mis
 """
 
 
+@pytest.mark.processes
 def test_a_second_process_finds_the_programs_and_a_damaged_one_is_no_obstacle(tmp_path):
     names = ("JAX_COMPILATION_CACHE_DIR", "PYTHONWARNINGS")
     environment = {k: v for k, v in os.environ.items() if k not in names}

@@ -179,6 +179,7 @@ with at_work(Path(sys.argv[1])):
 """
 
 
+@pytest.mark.processes
 def test_one_process_works_in_a_folder_until_it_ends_or_is_killed(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -131,6 +131,7 @@ def test_a_signal_to_one_process_stops_all(together: Path, tmp_path: Path) -> No
     assert all("student: stopped by SIGTERM after step" in error for error in errors)
 
 
+@pytest.mark.processes
 def test_what_one_process_finds_wrong_stops_all(
     finished_run: Path, tmp_path: Path
 ) -> None:
