@@ -26,7 +26,7 @@ PYTEST := $(BIN)/python -m pytest -n 2 --dist loadfile
 test: $(INSTALLED_DEV)  ## run the tests; ARGS=... goes to pytest
 	$(PYTEST) $(ARGS)
 
-test-processes: $(INSTALLED_DEV)  ## run the tests of several processes, kills and the notebook
+test-processes: $(INSTALLED_DEV)  ## run the tests of several processes, kills, long runs and the notebook
 	$(PYTEST) -m processes $(ARGS)
 
 test-all: $(INSTALLED_DEV)  ## run the slow tests too

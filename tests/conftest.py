@@ -40,6 +40,8 @@ def pytest_collection_finish() -> None:
     """Nothing that is there by now need be looked through by garbage collections."""
     gc.collect()
     gc.freeze()
+    # Tracing makes many objects that stay, among which there is little to collect.
+    gc.set_threshold(100_000, 50, 100)
 
 
 @pytest.fixture(scope="session", autouse=True)

@@ -359,7 +359,7 @@ def test_a_new_kind_of_block_is_one_entry(monkeypatch: pytest.MonkeyPatch) -> No
     [
         pytest.param("sparse_momentum", 1.0, marks=pytest.mark.slow),
         pytest.param("gradual_global", 1.0, marks=pytest.mark.slow),
-        ("gradual_global", 0.1),
+        pytest.param("gradual_global", 0.1, marks=pytest.mark.processes),
     ],
 )
 def test_a_trained_student_has_the_macs_that_were_asked_for(

@@ -18,6 +18,7 @@ def test_parameters_are_met() -> None:
     assert 0 < planned.changes["student.density"] < 1
 
 
+@pytest.mark.processes
 def test_bytes_are_met() -> None:
     planned = alite_jax.plan(tiny_config(), "bytes", 2200)
     assert abs(planned.reached - 2200) <= 44

@@ -13,6 +13,7 @@ from alite_jax.jobs.profile import profile_config
 pytestmark = pytest.mark.usefixtures("models")
 
 
+@pytest.mark.processes
 def test_the_job_traces_steps_of_both_networks(tmp_path: Path) -> None:
     changes: dict[str, Any] = {"logging.profile_steps": 3, "data.batch_size": 8}
     changes |= {"student.density": 1.0, "distillation.alpha": 0.0}  # Compiles less.

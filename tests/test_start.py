@@ -169,6 +169,7 @@ def test_a_resumed_run_needs_neither_its_start_nor_other_widths(
         alite_jax.evaluate(config, folder)
 
 
+@pytest.mark.processes
 def test_a_compacted_student_is_trained_on(
     finished: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
