@@ -11,7 +11,8 @@ results/photographs_cpu.
 
 from ml_collections import ConfigDict
 
-from alite_jax.config import apply_arguments, default_config, split_argument
+from alite_jax.config import apply_arguments, split_argument
+from alite_jax.config import get_config as named_config
 
 SMOKE = {"data.image_size": 16, "data.batch_size": 16, "data.eval_batch_size": 16}
 
@@ -19,17 +20,12 @@ SMOKE = {"data.image_size": 16, "data.batch_size": 16, "data.eval_batch_size": 1
 def get_config(arg: str = "") -> ConfigDict:
     """Returns the configuration; `arg` is the folder, and arguments after a comma."""
     folder, rest = split_argument(arg)
-    config = default_config()
-    config.data.name = "folder"
-    config.data.folder = folder
-    config.data.image_size = 96
-    config.data.batch_size = 32
-    config.data.eval_batch_size = 32
-    config.data.view = "resized_crop"
-    for network in (config.teacher, config.student):
-        network.width = 16
-        network.stem = "auto"
-        network.epochs = 40
-        network.optimizer.learning_rate = 0.05
-    config.logging.every_steps = 10
-    return apply_arguments(config, rest, SMOKE)
+    changes = {
+        "data.image_size": 96,
+        "data.batch_size": 32,
+        "data.eval_batch_size": 32,
+        "logging.every_steps": 10,
+    }
+    for network in ("teacher", "student"):
+        changes |= {f"{network}.width": 16, f"{network}.epochs": 40}
+    return apply_arguments(named_config(f"folder:{folder}", changes), rest, SMOKE)

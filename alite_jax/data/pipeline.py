@@ -1,4 +1,4 @@
-"""Turns a split in memory into batches: shuffled, cut into shards, made in advance."""
+"""Turns a split into batches: shuffled, cut into shards, made in advance."""
 
 import queue
 import threading

@@ -10,11 +10,7 @@ from alite_jax.data.examples import Examples
 from alite_jax.data.folder import folder_name
 from alite_jax.data.images import decoding_threads
 from alite_jax.data.prepare import find_or_prepare
-from alite_jax.data.prepared import (
-    data_dir,
-    image_and_label,
-    read_builder,
-)
+from alite_jax.data.prepared import data_dir, image_and_label, read_builder
 from alite_jax.data.resize import BILINEAR
 from alite_jax.data.specs import DATASETS, DatasetSpec
 from alite_jax.data.stream import Streamed, memory_available

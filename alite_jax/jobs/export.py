@@ -189,10 +189,7 @@ def _program(
 
 
 def _measured(
-    network: Network,
-    variables: Variables,
-    config: ConfigDict,
-    data: Data,
+    network: Network, variables: Variables, config: ConfigDict, data: Data
 ) -> dict[str, Any]:
     evaluator = Evaluator(network.model, data, config.data.eval_batch_size)
     return network_summary(network, variables, evaluator, data)

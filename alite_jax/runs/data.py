@@ -7,13 +7,7 @@ from pathlib import Path
 from ml_collections import ConfigDict
 
 from alite_jax.data.folder_copy import change_of
-from alite_jax.data.sources import (
-    Data,
-    class_names,
-    describe,
-    load_split,
-    measured,
-)
+from alite_jax.data.sources import Data, class_names, describe, load_split, measured
 from alite_jax.runs.folder import read_spec
 from alite_jax.runs.processes import first_alone, is_first
 

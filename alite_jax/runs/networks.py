@@ -15,9 +15,7 @@ from ml_collections import ConfigDict
 
 from alite_jax.config import validate
 from alite_jax.data.augment import normalize
-from alite_jax.data.sources import (
-    Data,
-)
+from alite_jax.data.sources import Data
 from alite_jax.errors import CheckpointError, ConfigError
 from alite_jax.jax_settings import job
 from alite_jax.models.configured import configured_model, model_settings

@@ -19,10 +19,7 @@ from alite_jax.training.state import Variables
 
 
 def network_summary(
-    network: Network,
-    variables: Variables,
-    evaluator: Evaluator,
-    data: Data,
+    network: Network, variables: Variables, evaluator: Evaluator, data: Data
 ) -> dict[str, Any]:
     """One network's part of the summary."""
     found = evaluator.measure(parallel.replicate(variables))
