@@ -17,7 +17,7 @@ from alite_jax.counting.cost import (
     nominal_counts,
     total,
 )
-from alite_jax.counting.layers import trace_layers
+from alite_jax.counting.layers import trace_layers, trace_modules
 from alite_jax.errors import ConfigError
 from alite_jax.models.layers import Conv3x3, LocalSelfAttention, Pointwise
 from alite_jax.models.resnet import MODELS, create_model
@@ -299,7 +299,7 @@ def test_layers_by_hand():
             x = Pointwise(6, stride=2, name="pointwise")(x)
             return nn.Dense(10, name="classifier")(x.mean(axis=(1, 2)))
 
-    layers = trace_layers(Small(), (8, 12, 3))
+    layers = trace_modules(Small(), (8, 12, 3))
     assert {x.path: (x.weight, x.core, x.outputs) for x in layers} == {
         "conv": (96 * 9 * 3 * 4, 0, 96 * 4),
         "norm": (0, 0, 96 * 4),

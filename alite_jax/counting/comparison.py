@@ -13,7 +13,8 @@ from typing import Any, NamedTuple
 from ml_collections import ConfigDict
 
 from alite_jax.counting.cost import Cost, layer_costs, nominal_counts, total
-from alite_jax.counting.layers import Layer, trace_layers
+from alite_jax.counting.layer import Layer
+from alite_jax.counting.layers import trace_layers
 from alite_jax.data.sources import describe
 from alite_jax.data.specs import DATASETS, DatasetSpec
 from alite_jax.models.configured import configured_model, image_shape
@@ -46,8 +47,9 @@ class NetworkCosts(NamedTuple):
 
     @property
     def absent_from_classifier(self) -> int:
-        """The weights that pruning took from the classifier."""
-        classifier = self.layers["classifier"]
+        """The weights that pruning took from the classifier: the last with weights."""
+        weighted = [cost for cost in self.layers.values() if cost.weights]
+        classifier = weighted[-1] if weighted else Cost()
         return classifier.parameters - classifier.nonzero_parameters
 
 

@@ -12,7 +12,8 @@ from dataclasses import astuple, dataclass
 import chex
 import flax.linen as nn
 
-from alite_jax.counting.layers import Layer, trace_layers
+from alite_jax.counting.layer import Layer, Shape
+from alite_jax.counting.layers import trace_layers
 from alite_jax.sparsity.distributions import layer_counts
 from alite_jax.sparsity.masks import is_prunable, kept_entries
 from alite_jax.trees import named_leaves
@@ -34,6 +35,7 @@ class Cost:
         nonzero_macs: MACs of the kept weights, and of the attention cores in full.
         activations: elements of the outputs of convolutions, projections, attention,
             BatchNorm and the classifier, each by itself; after a layer's own pooling.
+            Of a network that is not this project's, only those of products.
         dense_bytes: parameters as float32.
         packed_bytes: non-zero parameters as float32, plus one bit for each entry of
             every array from which something is absent, in whole bytes.
@@ -82,12 +84,10 @@ def nominal_counts(
         ConfigError: for a density outside (0, 1] or an unknown distribution.
     """
     shapes = {
-        f"{layer.path}/{name}": shape
-        for layer in layers
-        for name, shape in layer.shapes.items()
+        path: shape for layer in layers for path, shape in layer.parameters.items()
     }
     # The order of a pytree's leaves, in which "erk" rounds.
-    prunable = sorted(filter(is_prunable, shapes), key=lambda path: path.split("/"))
+    prunable = sorted(_prunable(shapes), key=lambda path: path.split("/"))
     counts = layer_counts([shapes[path] for path in prunable], density, distribution)
     dense = {path: math.prod(shape) for path, shape in shapes.items()}
     return dense | dict(zip(prunable, counts, strict=True))
@@ -104,13 +104,13 @@ def layer_costs(layers: Iterable[Layer], kept: Mapping[str, int]) -> dict[str, C
 
 
 def _layer_cost(layer: Layer, kept: Mapping[str, int]) -> Cost:
-    counts = {
-        f"{layer.path}/{name}": math.prod(shape) for name, shape in layer.shapes.items()
-    }
+    counts = layer.sizes
     parameters = sum(counts.values())
     nonzero = sum(kept[path] for path in counts)
-    weights = [path for path in counts if is_prunable(path)]
+    weights = _prunable(layer.parameters)
     size, left = (sum(c[path] for path in weights) for c in (counts, kept))
+    products = {layer.parameter(name): macs for name, macs in layer.products.items()}
+    left_macs = sum(macs * kept[p] // counts[p] for p, macs in products.items())
     mask_bytes = sum(-(-size // 8) for p, size in counts.items() if kept[p] < size)
     return Cost(
         parameters=parameters,
@@ -119,11 +119,16 @@ def _layer_cost(layer: Layer, kept: Mapping[str, int]) -> Cost:
         nonzero_weights=left,
         weight_macs=layer.weight,
         core_macs=layer.core,
-        nonzero_macs=layer.core + (layer.weight * left // size if weights else 0),
+        nonzero_macs=layer.core + left_macs,
         activations=layer.outputs,
         dense_bytes=_FLOAT32_BYTES * parameters,
         packed_bytes=_FLOAT32_BYTES * nonzero + mask_bytes,
     )
+
+
+def _prunable(shapes: Mapping[str, Shape]) -> list[str]:
+    """The paths of what may be pruned."""
+    return [path for path in shapes if is_prunable(path)]
 
 
 def network_cost(

@@ -1,5 +1,8 @@
 """The layers of a network as its own trace shows them: shapes only, nothing allocated.
 
+What follows is how this project's networks are counted; any other one is by its
+products (`alite_jax.counting.products`).
+
 A MAC is one multiply-add, and MACs follow from what a layer is, not from how it is
 computed. Weight MACs are those of the kernels; a fraction of a kernel's weights causes
 the same fraction of them. An attention core has no weights that could be absent. For
@@ -16,42 +19,44 @@ from dataclasses import dataclass, field, replace
 from functools import lru_cache, partial
 from typing import Any
 
+import chex
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
+from alite_jax.counting.layer import Layer, Shape
+from alite_jax.counting.products import trace_products
 from alite_jax.models.layers import Kernel, LocalSelfAttention
-from alite_jax.models.resnet import Bottleneck
+from alite_jax.models.resnet import Bottleneck, ResNet
 from alite_jax.models.stem import AttentionStem
 from alite_jax.trees import nested
-
-
-@dataclass(frozen=True)
-class Layer:
-    """What one layer is and does for one image.
-
-    Attributes:
-        path: of the module, such as `"stage1_block1/spatial/query"`.
-        shapes: of its own parameters, by name, such as `{"kernel": (64, 64)}`.
-        weight: MACs of its kernel.
-        core: MACs of its attention core.
-        outputs: elements of its output, 0 for a part of another layer.
-    """
-
-    path: str
-    shapes: dict[str, tuple[int, ...]]
-    weight: int = 0
-    core: int = 0
-    outputs: int = 0
 
 
 def trace_layers(model: nn.Module, image_shape: tuple[int, int, int]) -> list[Layer]:
     """The layers that have parameters, in the order in which they finish.
 
     Args:
-        model: called with images `[1, *image_shape]` and `train=False`.
+        model: a network of this project, or anything with `init` and `apply` as in
+            flax: called with images `[1, *image_shape]` and `train=False`. See
+            `trace_products` for what is different about its layers.
         image_shape: (height, width, channels).
     """
+    if isinstance(model, ResNet):
+        return trace_modules(model, image_shape)
+    images = jax.ShapeDtypeStruct((1, *image_shape), jnp.float32)
+    init = partial(model.init, train=False)
+    others = dict(jax.eval_shape(init, jax.random.key(0), images))
+    params = others.pop("params")
+
+    def forward(params: chex.ArrayTree, images: jax.Array) -> chex.ArrayTree:
+        statistics = jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), others)
+        return model.apply({"params": params, **statistics}, images, train=False)
+
+    return trace_products(forward, params, image_shape)
+
+
+def trace_modules(model: nn.Module, image_shape: tuple[int, int, int]) -> list[Layer]:
+    """As `trace_layers`, of a network that is built from this project's modules."""
     images = jax.ShapeDtypeStruct((1, *image_shape), jnp.float32)
     return _trace(model, images, train=False)[0]
 
@@ -67,9 +72,9 @@ def parameter_shapes(
 ) -> dict[str, Any]:
     """The parameters as `jax.ShapeDtypeStruct`, in nested dicts; see `trace_layers`."""
     shapes = {
-        f"{layer.path}/{name}": jax.ShapeDtypeStruct(shape, jnp.float32)
+        path: jax.ShapeDtypeStruct(shape, jnp.float32)
         for layer in trace_layers(model, image_shape)
-        for name, shape in layer.shapes.items()
+        for path, shape in layer.parameters.items()
     }
     return nested(shapes)
 
@@ -156,7 +161,7 @@ def _layers_of(
         window = (2 + module.mixtures) * module.kernel_size**2
         yield replace(layer, core=pixels * module.features * window)
     elif "kernel" in own:
-        yield replace(layer, weight=_pixels(output) * math.prod(own["kernel"]))
+        yield replace(layer, products=_products(_pixels(output), own["kernel"]))
     else:
         yield layer
 
@@ -165,9 +170,11 @@ def _projections(path: str, params: Any, pixels: int) -> Iterator[Layer]:
     """The kernels of a layer of attention, which multiplies them itself."""
     for name in ("query", "key", "value"):
         shape = params[name]["kernel"].shape
-        yield Layer(
-            f"{path}/{name}", {"kernel": shape}, weight=pixels * math.prod(shape)
-        )
+        yield Layer(f"{path}/{name}", {"kernel": shape}, _products(pixels, shape))
+
+
+def _products(pixels: int, kernel: Shape) -> dict[str, int]:
+    return {"kernel": pixels * math.prod(kernel)}
 
 
 def _pixels(maps: Any) -> int:
