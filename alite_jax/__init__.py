@@ -14,6 +14,8 @@ from typing import TYPE_CHECKING, Any
 from alite_jax.config import get_config, override
 
 if TYPE_CHECKING:
+    from alite_jax.data.registered import register_dataset
+    from alite_jax.distillation import register_loss
     from alite_jax.jobs.evaluate import evaluate
     from alite_jax.jobs.export import export
     from alite_jax.jobs.plan import plan
@@ -21,7 +23,9 @@ if TYPE_CHECKING:
     from alite_jax.jobs.study import run_study
     from alite_jax.jobs.sweep import sweep
     from alite_jax.jobs.train import train
+    from alite_jax.models.registered import register_model
     from alite_jax.runs.networks import restore
+    from alite_jax.sparsity.methods import register_method
     from alite_jax.study.declaration import get_study
 
 __all__ = [
@@ -31,6 +35,10 @@ __all__ = [
     "get_study",
     "override",
     "plan",
+    "register_dataset",
+    "register_loss",
+    "register_method",
+    "register_model",
     "report",
     "restore",
     "run_study",
@@ -42,6 +50,10 @@ _MODULES = {
     "evaluate": "alite_jax.jobs.evaluate",
     "export": "alite_jax.jobs.export",
     "plan": "alite_jax.jobs.plan",
+    "register_dataset": "alite_jax.data.registered",
+    "register_loss": "alite_jax.distillation",
+    "register_method": "alite_jax.sparsity.methods",
+    "register_model": "alite_jax.models.registered",
     "report": "alite_jax.jobs.report",
     "restore": "alite_jax.runs.networks",
     "train": "alite_jax.jobs.train",

@@ -7,7 +7,7 @@ second term's gradients independent of T. Instead of KL, the decoupled form of i
 taken (arXiv 2203.08679); besides, `feature_loss` compares the networks within.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 import chex
@@ -16,9 +16,7 @@ import jax.numpy as jnp
 import optax
 
 from alite_jax.errors import ConfigError, nearest
-
-# Forms of the divergence: KL, and decoupled into target and other classes.
-LOSSES = ("kd", "dkd")
+from alite_jax.registry import Given, Registry
 
 _SMALLEST_NORM = 1e-6  # below it a vector counts as 0, and has no gradient
 
@@ -150,6 +148,40 @@ def _norm(vectors: jax.Array) -> jax.Array:
     return optax.safe_norm(vectors, _SMALLEST_NORM, axis=-1, keepdims=True)
 
 
+def _kd(
+    logits: jax.Array,
+    teacher_logits: jax.Array,
+    labels: jax.Array,
+    temperature: jax.Array | float,
+) -> jax.Array:
+    return distillation_loss(logits, teacher_logits, temperature)
+
+
+# Called with (logits, teacher_logits, labels, temperature), of the shapes of
+# `decoupled_loss`, whose weights come besides.
+LOSSES: Registry[Callable[..., jax.Array]] = Registry(
+    "loss", "alite_jax.losses", {"kd": _kd, "dkd": decoupled_loss}
+)
+
+
+def register_loss(name: str) -> Callable[[Given], Given]:
+    """A decorator that registers a distillation loss for `distillation.loss`.
+
+    What is decorated is a function `(logits, teacher_logits, labels, temperature)` that
+    is traced: float32 `[batch, classes]` twice, integers `[batch]`, and a scalar. It
+    returns the mean over the batch, a scalar that stands in the place of
+    `distillation_loss` and should, as that, have its factor `temperature**2`. No
+    gradient flows into the teacher's logits.
+
+    Args:
+        name: by which a configuration knows the loss.
+
+    Raises:
+        ConfigError: something else has the name.
+    """
+    return LOSSES.register(name)
+
+
 def joint_loss(
     logits: jax.Array,
     labels: jax.Array,
@@ -171,12 +203,13 @@ def joint_loss(
         alpha: weight of the distillation, in [0, 1]; may be traced.
         temperature: T, above 0; may be traced.
         label_smoothing: see `task_loss`.
-        loss: `"kd"` for `distillation_loss`, `"dkd"` for `decoupled_loss`.
+        loss: `"kd"` for `distillation_loss`, `"dkd"` for `decoupled_loss`, or what
+            `register_loss` has.
         alpha_dkd: see `decoupled_loss`.
         beta_dkd: see `decoupled_loss`.
 
     Raises:
-        ConfigError: if there is no such loss.
+        ConfigError: if there is no such loss, or it is not a scalar.
         AssertionError: shapes do not fit, when the call is traced.
     """
     if loss not in LOSSES:
@@ -187,10 +220,12 @@ def joint_loss(
     if teacher_logits is None:
         return Losses(task, task, jnp.zeros_like(task))
     chex.assert_equal_shape([logits, teacher_logits])
-    if loss == "dkd":
-        distillation = decoupled_loss(
-            logits, teacher_logits, labels, temperature, alpha_dkd, beta_dkd
+    weights = {"alpha_dkd": alpha_dkd, "beta_dkd": beta_dkd} if loss == "dkd" else {}
+    teacher_logits = jax.lax.stop_gradient(teacher_logits)
+    distillation = LOSSES[loss](logits, teacher_logits, labels, temperature, **weights)
+    if jnp.shape(distillation) != ():
+        raise ConfigError(
+            f"distillation.loss = {loss!r} gives an array of shape"
+            f" {jnp.shape(distillation)}, not one number: the mean over the batch"
         )
-    else:
-        distillation = distillation_loss(logits, teacher_logits, temperature)
     return Losses((1 - alpha) * task + alpha * distillation, task, distillation)

@@ -26,21 +26,22 @@ ALLOWED = {
     "allocator": set(),
     "errors": set(),
     "paths": {"errors"},
+    "registry": {"errors"},
     "schedules": set(),
     "trees": set(),
     "jax_settings": {"errors", "paths"},
     # The method: operators, masks, losses, images, networks, what these cost.
     "ops": {"errors"},
-    "sparsity": {"errors", "schedules", "trees"},
-    "distillation": {"errors"},
-    "data": {"errors", "paths"},
-    "models": {"data", "errors", "ops"},
+    "sparsity": {"errors", "registry", "schedules", "trees"},
+    "distillation": {"errors", "registry"},
+    "data": {"errors", "paths", "registry"},
+    "models": {"data", "errors", "ops", "registry"},
     "counting": {"data", "models", "sparsity", "trees"},
     "structure": {"counting", "errors", "models", "sparsity", "trees"},
     # The names that a field may hold come from the tables themselves.
     "config": {
-        *("data", "distillation", "errors", "models", "ops", "paths", "schedules"),
-        *("sparsity", "structure"),
+        *("data", "distillation", "errors", "models", "ops", "paths", "registry"),
+        *("schedules", "sparsity", "structure"),
     },
     # The pure steps, and the runs that they are made in.
     "training": {
@@ -64,7 +65,10 @@ ALLOWED = {
         *("pages", "paths", "runs", "sparsity", "structure", "study", "training"),
         "trees",
     },
-    "__init__": {"config", "jobs", "runs", "study"},
+    "__init__": {
+        *("config", "data", "distillation", "jobs", "models", "runs", "sparsity"),
+        "study",
+    },
 }
 
 

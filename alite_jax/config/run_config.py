@@ -2,7 +2,8 @@
 
 A path means what it says where the command was typed. In `config.json` it must mean the
 same to whoever reads it later, from any folder: folders of other runs are written as
-seen from the run's own, so that they may move together, and folders of data whole.
+seen from the run's own, so that they may move together, and folders of data whole. A
+name that another package has registered is written with that package.
 """
 
 import json
@@ -13,6 +14,7 @@ from pathlib import Path
 from ml_collections import ConfigDict
 
 from alite_jax.config import default_config, flatten, override
+from alite_jax.config.validation import registries
 from alite_jax.errors import ConfigError
 from alite_jax.paths import is_url, user_path
 
@@ -32,8 +34,19 @@ _DATA = ("data.data_dir", "data.manual_dir", "data.folder")
 
 
 def to_json(config: ConfigDict) -> str:
-    """Returns the text of `config.json`: sorted keys, tuples as lists."""
-    return json.dumps(config.to_dict(), sort_keys=True, indent=2) + "\n"
+    """Returns the text of `config.json`: sorted keys, tuples as lists.
+
+    Where names are used that other packages have registered, `packages` says which:
+    `{"distillation.loss=my_kd": "my-package"}`.
+    """
+    values, fields = config.to_dict(), flatten(config)
+    uses = {
+        f"{field}={fields[field]}": names.package(fields[field])
+        for field, names in registries().items()
+    }
+    if packages := {use: package for use, package in uses.items() if package}:
+        values["packages"] = packages
+    return json.dumps(values, sort_keys=True, indent=2) + "\n"
 
 
 def from_json(text: str) -> ConfigDict:
@@ -47,7 +60,8 @@ def from_json(text: str) -> ConfigDict:
         A locked, validated configuration.
 
     Raises:
-        ConfigError: the text is not JSON, or not a valid configuration.
+        ConfigError: the text is not JSON, or not a valid configuration, or needs a
+            package that has not registered what is used of it.
     """
     try:
         values = json.loads(text)
@@ -57,6 +71,17 @@ def from_json(text: str) -> ConfigDict:
         raise ConfigError(
             f"the configuration must be a JSON object, found {type(values).__name__}"
         )
+    packages = values.pop("packages", {})
+    if not isinstance(packages, dict):
+        raise ConfigError(f"packages must be a JSON object, found {packages!r}")
+    for use, package in packages.items():
+        field, _, name = use.partition("=")
+        names = registries().get(field)
+        if names is not None and name not in names:
+            raise ConfigError(
+                f"{field} is {name!r}, a {names.kind} that {package} has registered and"
+                " that is not there now; install that package, or import it before"
+            )
     fields = flatten(values)
     for name, value in RETIRED.items():
         found = fields.pop(name, value)

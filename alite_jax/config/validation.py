@@ -12,6 +12,7 @@ from fnmatch import fnmatch
 from typing import Any, NamedTuple
 
 from alite_jax.errors import ConfigError, nearest
+from alite_jax.registry import Registry
 
 TYPE_NAMES = {
     bool: "true or false (bool)",
@@ -83,33 +84,44 @@ def choices() -> dict[str, Collection[str]]:
     found before JAX is loaded.
     """
     from alite_jax.data.augment import VIEWS
-    from alite_jax.distillation import LOSSES
     from alite_jax.models.configured import STEM_CHOICES
-    from alite_jax.models.resnet import MODELS
     from alite_jax.ops.local_attention import BORDERS
     from alite_jax.schedules import SCHEDULES
     from alite_jax.sparsity.distributions import DISTRIBUTIONS
-    from alite_jax.sparsity.methods import METHODS
     from alite_jax.structure.units import STRUCTURES
 
-    return {
+    # TFDS knows more data sets than any table.
+    registered = {k: v for k, v in registries().items() if k != "data.name"}
+    return registered | {
         "data.loading": ("auto", "memory", "stream"),
         "data.view": VIEWS,
-        "teacher.model": MODELS,
         "teacher.stem": STEM_CHOICES["teacher"],
         "teacher.optimizer.schedule": ("cosine", "steps"),
-        "student.model": MODELS,
         "student.border": BORDERS,
         "student.stem": STEM_CHOICES["student"],
         "student.optimizer.schedule": ("cosine", "steps"),
-        "pruning.method": METHODS,
         "pruning.distribution": DISTRIBUTIONS,
         "pruning.structure": STRUCTURES,
         "pruning.prune_rate_schedule": SCHEDULES,
-        "distillation.loss": LOSSES,
         "distillation.schedule": SCHEDULES,
         "compute.dtype": ("float32", "bfloat16"),
         "compute.batch_norm": ("global", "device"),
+    }
+
+
+def registries() -> dict[str, Registry[Any]]:
+    """Returns the tables that other packages may add names to, by dotted name."""
+    from alite_jax.data import registered as data
+    from alite_jax.distillation import LOSSES
+    from alite_jax.models import registered as models
+    from alite_jax.sparsity.methods import METHODS
+
+    return {
+        "data.name": data.KNOWN,
+        "teacher.model": models.KNOWN,
+        "student.model": models.KNOWN,
+        "pruning.method": METHODS,
+        "distillation.loss": LOSSES,
     }
 
 

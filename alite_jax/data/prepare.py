@@ -24,6 +24,7 @@ from alite_jax.data.prepared import (
     read_builder,
     silenced,
 )
+from alite_jax.data.registered import find_dataset
 from alite_jax.data.specs import DATASETS
 from alite_jax.data.tfrecord import convert
 from alite_jax.errors import AliteError, ConfigError, DataError, nearest
@@ -49,9 +50,14 @@ def prepare(data_config: ConfigDict) -> str:
         The folder of the prepared data set.
 
     Raises:
-        ConfigError: there is no data set of that name.
+        ConfigError: there is no data set of that name, or it is a registered one.
         DataError: it cannot be downloaded, read or written.
     """
+    if find_dataset(data_config.name):
+        raise ConfigError(
+            f"{data_config.name} is a registered data set, which its function loads;"
+            " there is nothing to prepare"
+        )
     if found := _find(data_config, ""):
         return str(found)
     import tensorflow_datasets as tfds

@@ -11,8 +11,13 @@ from alite_jax.data.folder import folder_name
 from alite_jax.data.images import decoding_threads
 from alite_jax.data.prepare import find_or_prepare
 from alite_jax.data.prepared import data_dir, image_and_label, read_builder
+from alite_jax.data.registered import (
+    describe_registered,
+    find_dataset,
+    load_registered,
+)
 from alite_jax.data.resize import BILINEAR
-from alite_jax.data.specs import DATASETS, DatasetSpec
+from alite_jax.data.specs import DATASETS, REGISTERED, DatasetSpec
 from alite_jax.data.stream import Streamed, memory_available
 from alite_jax.data.wordnet import readable
 from alite_jax.errors import ConfigError
@@ -76,6 +81,8 @@ class Data:
 def describe(data_config: ConfigDict) -> DatasetSpec:
     """Returns what is known about a data set: by heart, or as TFDS has written it down.
 
+    A registered one is loaded for it.
+
     Args:
         data_config: the `data` section of the configuration; `name`, `folder`, `label`
             and `data_dir` are used.
@@ -91,6 +98,8 @@ def describe(data_config: ConfigDict) -> DatasetSpec:
     known = DATASETS.get(data_config.name)
     if known and not data_config.label and not data_config.folder:
         return known
+    if load := find_dataset(data_config.name):
+        return describe_registered(load, data_config)
     folder = find_or_prepare(data_config)
     builder = read_builder(folder, data_config)
     image, label = image_and_label(builder, data_config)
@@ -188,7 +197,12 @@ def shared_examples(data_config: ConfigDict, spec: DatasetSpec) -> int:
     Args:
         data_config: as for `load_split`, which must have read both splits.
         spec: of the data set.
+
+    Returns:
+        Their number; 0 for a registered data set, of which nobody knows.
     """
+    if spec.prepared == REGISTERED:
+        return 0
     folder = find_or_prepare(data_config, spec.prepared)
     builder = read_builder(folder, data_config)
     train, evaluation = (
@@ -235,6 +249,8 @@ def load_split(
             images or labels that it must not hold.
     """
     spec = spec or describe(data_config)
+    if load := find_dataset(data_config.name):
+        return Split(*load_registered(load, data_config, split, spec))
     folder = find_or_prepare(data_config, spec.prepared)
     field = {"train": "train_split", "eval": "eval_split"}[split]
     examples = Examples(data_config, spec, folder, field)

@@ -5,6 +5,8 @@ import dataclasses
 from alite_jax.data.resize import AREA
 from alite_jax.errors import ConfigError
 
+REGISTERED = "registered"
+
 
 @dataclasses.dataclass(frozen=True)
 class DatasetSpec:

@@ -1,16 +1,18 @@
 """The methods of pruning: one table, and nothing else knows their names.
 
 A method says with which masks a student starts, and what becomes of them at each
-change: which weights go, which come, and whether layers trade. Adding one is one entry.
+change: which weights go, which come, and whether layers trade. Adding one is one entry;
+from another package, `register_method`.
 """
 
 from collections.abc import Callable
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 
 from alite_jax.errors import ConfigError, nearest
+from alite_jax.registry import Given, Registry
 
 Score = Callable[[jax.Array, jax.Array, jax.Array], jax.Array]
 
@@ -62,7 +64,7 @@ class Method(NamedTuple):
     round_drop: Callable[[jax.Array], jax.Array] = jnp.ceil
 
 
-METHODS: dict[str, Method] = {
+_METHODS = {
     # arXiv 1907.04840
     "sparse_momentum": Method(grow=by_score, trades=True),
     # arXiv 1911.11134
@@ -76,6 +78,31 @@ METHODS: dict[str, Method] = {
     "gradual": Method(starts_dense=True),
     "gradual_global": Method(starts_dense=True, trades=True),
 }
+
+
+def _method(given: Any) -> Method:
+    method = given() if callable(given) else given
+    if not isinstance(method, Method):
+        raise ConfigError(f"it is {method!r}, not an alite_jax.sparsity.methods.Method")
+    return method
+
+
+METHODS: Registry[Method] = Registry("method", "alite_jax.methods", _METHODS, _method)
+
+
+def register_method(name: str) -> Callable[[Given], Given]:
+    """A decorator that registers a way to prune for `pruning.method`.
+
+    What is decorated is a function without arguments that returns a `Method`, or called
+    with a `Method` itself: `register_method("mine")(Method(grow=by_score))`.
+
+    Args:
+        name: by which a configuration knows the method.
+
+    Raises:
+        ConfigError: something else has the name, or what is given is no method.
+    """
+    return METHODS.register(name)
 
 
 def find_method(name: str) -> Method:
