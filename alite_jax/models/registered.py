@@ -2,9 +2,9 @@
 
 import inspect
 from collections.abc import Callable
+from typing import TYPE_CHECKING, TypeAlias
 
 import flax.linen as nn
-from flax import nnx
 from jax.typing import DTypeLike
 from ml_collections import ConfigDict
 
@@ -12,7 +12,10 @@ from alite_jax.errors import ConfigError
 from alite_jax.models.resnet import MODELS, ModelSpec
 from alite_jax.registry import Given, Registry
 
-Module = nn.Module | nnx.Module
+if TYPE_CHECKING:
+    from flax import nnx
+
+Module: TypeAlias = "nn.Module | nnx.Module"
 ModelFunction = Callable[..., Module]
 
 # Whatever a configuration may name: this project's networks, and registered ones.
@@ -28,7 +31,7 @@ def register_model(name: str) -> Callable[[Given], Given]:
     images `[batch, height, width, channels]` to logits `[batch, num_classes]`. It gets
     those of these keyword arguments that it has: `num_classes`; `image_shape`, (height,
     width, channels); `dtype`, in which to compute; and `config`, the whole
-    configuration, read-only.
+    configuration.
 
     Args:
         name: by which a configuration knows the network.
@@ -68,6 +71,8 @@ def build_model(
         "dtype": dtype,
         "config": config,
     }
+    from flax import nnx  # Half a second, which checking a configuration need not wait.
+
     what = getattr(function, "__qualname__", repr(function))
     parameters = inspect.signature(function).parameters.values()
     if not any(x.kind is x.VAR_KEYWORD for x in parameters):
