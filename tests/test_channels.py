@@ -15,8 +15,9 @@ from tiny import assert_same, random_data, tiny_config, tiny_models
 from alite_jax.config import get_config
 from alite_jax.counting.layers import parameter_shapes, total_macs
 from alite_jax.errors import ConfigError
+from alite_jax.models.blocks import BlockWidths
 from alite_jax.models.layers import Conv3x3, LocalSelfAttention
-from alite_jax.models.resnet import BlockWidths, ResNet
+from alite_jax.models.resnet import ResNet
 from alite_jax.runs.evaluation import Evaluator
 from alite_jax.runs.fit import fit
 from alite_jax.runs.metrics import MetricWriter

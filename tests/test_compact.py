@@ -15,8 +15,9 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from tiny import assert_same
 
+from alite_jax.models.blocks import BasicBlock, BlockWidths, Bottleneck
 from alite_jax.models.layers import Conv3x3, HeadDims, LocalSelfAttention
-from alite_jax.models.resnet import NORM_EPSILON, BlockWidths, ResNet
+from alite_jax.models.resnet import NORM_EPSILON, ResNet
 from alite_jax.sparsity.masks import is_prunable
 from alite_jax.structure.compact import Compacted, compact, cut_tree
 from alite_jax.trees import named_leaves, nested
@@ -26,10 +27,20 @@ IMAGES = np.random.default_rng(0).normal(size=(3, 8, 8, 2)).astype(np.float32)
 
 @functools.cache
 def build(*operators: str, kernel_size: int = 3, border: str = "zero") -> ResNet:
-    """A stage of each operator; all blocks but the second one have a shortcut."""
+    """A stage of each operator; all blocks but the second one have a shortcut.
+
+    The operator `"basic"` is a convolution in basic blocks.
+    """
     attention = partial(LocalSelfAttention, kernel_size=kernel_size, border=border)
     spatial = tuple(attention if name == "attention" else Conv3x3 for name in operators)
-    return ResNet((2, 1)[: len(spatial)], spatial, num_classes=5, width=16)
+    return ResNet(
+        (2, 1)[: len(spatial)],
+        spatial,
+        num_classes=5,
+        width=16,
+        block=BasicBlock if "basic" in operators else Bottleneck,
+        epsilon=1e-2,  # Not the one that networks have by themselves.
+    )
 
 
 def drawn(
@@ -99,6 +110,7 @@ def logits(model: ResNet, variables: Any) -> tuple[Any, Any]:
         pytest.param("attention attention", 7, "mask", 1, marks=pytest.mark.slow),
         pytest.param("attention attention", 3, "mask", 4, marks=pytest.mark.slow),
         ("conv attention", 7, "zero", 1),
+        ("basic basic", 3, "zero", 1),
         pytest.param("conv attention", 3, "mask", 8, marks=pytest.mark.slow),
     ],
 )

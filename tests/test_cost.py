@@ -289,6 +289,25 @@ def test_the_imagenet_form(name, parameters, macs, millions, flops):
     assert abs(2 * (cost.weight_macs + positions) / 1e9 - flops) < 0.08
 
 
+@pytest.mark.parametrize(
+    "name, parameters, gmacs",
+    [
+        ("resnet18", 11_689_512, 1.81),
+        ("resnet34", 21_797_672, 3.66),
+        ("resnet50", 25_557_032, 4.09),
+        ("resnet101", 44_549_160, 7.80),
+    ],
+)
+def test_the_networks_of_torchvision(name, parameters, gmacs):
+    """Beside what its documentation has, where GFLOPS are those of multiply-adds."""
+    layers = trace_layers(
+        create_model(name, num_classes=1000, stem="imagenet"), (224, 224, 3)
+    )
+    cost = total(layer_costs(layers, nominal_counts(layers, 1.0)).values())
+    assert cost.parameters == parameters
+    assert abs(cost.macs / 1e9 - gmacs) < 0.006
+
+
 def test_layers_by_hand():
     class Small(nn.Module):
         @nn.compact
@@ -354,7 +373,7 @@ def test_every_parameter_is_counted_once(name, stem):
     assert len(found) == len(expected) and dict(found) == expected
     assert layers[0].path.startswith("stem") and layers[-1].path == "classifier"
     order = [layer.path.split("/")[0] for layer in layers if "stage" in layer.path]
-    assert order == sorted(order)
+    assert list(dict.fromkeys(order)) == model.block_names
 
 
 def test_a_block_is_known_by_all_that_decides_its_layers():

@@ -21,7 +21,7 @@ from alite_jax.counting.comparison import (
 from alite_jax.counting.cost import Cost
 from alite_jax.data.specs import DATASETS
 from alite_jax.models import layers
-from alite_jax.models.resnet import BLOCKS, MODELS
+from alite_jax.models.resnet import MODELS, PAPER_DEPTHS
 from alite_jax.pages.cost_table import matrix_table, networks_table
 from alite_jax.pages.table import FORMATS, markdown
 
@@ -167,7 +167,7 @@ def test_the_matrix_has_each_combination_once_after_its_teacher() -> None:
     )
     assert found[0].kernel_size is None and found[0].network.name == "resnet50"
     assert set(found[0].ratios.values()) == {1.0}
-    names = [f"resnet{depth}_attention" for depth in BLOCKS]
+    names = [f"resnet{depth}_attention" for depth in PAPER_DEPTHS]
     assert [(r.network.name, r.kernel_size, r.network.density) for r in found[1:]] == [
         *itertools.product(names, sizes, densities)
     ]
@@ -181,7 +181,7 @@ def test_the_whole_matrix() -> None:
         assert row.network.total.nonzero_macs <= row.network.total.macs
 
 
-STUDENTS = [f"resnet{d}_{f}" for d in BLOCKS for f in comparison.PAPER_FAMILIES]
+STUDENTS = [f"resnet{d}_{f}" for d in PAPER_DEPTHS for f in comparison.PAPER_FAMILIES]
 
 
 def test_the_matrix_names_every_student() -> None:

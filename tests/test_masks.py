@@ -132,12 +132,12 @@ def test_dense_masks_keep_everything():
 
 PRUNABLE = re.compile(
     r"stem/kernel|classifier/kernel"
-    r"|stage\d_block\d/(reduce|expand|shortcut|spatial)/kernel"
-    r"|stage\d_block\d/spatial/(query|key|value)/kernel"
+    r"|stage\d_block\d+/(reduce|expand|shortcut|spatial[12]?)/kernel"
+    r"|stage\d_block\d+/spatial/(query|key|value)/kernel"
 )
 DENSE = re.compile(
-    r"(.*/)?(stem|reduce|spatial|expand|shortcut)_norm/(scale|bias)|classifier/bias"
-    r"|stage\d_block\d/spatial/(row|column)_embeddings"
+    r"(.*/)?(stem|reduce|spatial[12]?|expand|shortcut)_norm/(scale|bias)|classifier/bias"
+    r"|stage\d_block\d+/spatial/(row|column)_embeddings"
 )
 
 

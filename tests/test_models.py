@@ -13,6 +13,7 @@ from jaxprs import equations
 from networks import network
 
 from alite_jax.errors import ConfigError
+from alite_jax.models.blocks import BRANCH_SCALE, BasicBlock, Bottleneck
 from alite_jax.models.layers import (
     Conv3x3,
     LocalSelfAttention,
@@ -23,10 +24,8 @@ from alite_jax.models.layers import (
 )
 from alite_jax.models.resnet import (
     BLOCKS,
-    BRANCH_SCALE,
     MODELS,
     NORM_EPSILON,
-    Bottleneck,
     ResNet,
     create_model,
 )
@@ -101,12 +100,16 @@ def test_stages_hold_the_operators_and_blocks_of_the_name(name):
     ]
     assert sorted(found) == sorted(expected)
     attention = {"query", "key", "value", "row_embeddings", "column_embeddings"}
+    basic = depth in ("18", "34")
     for key in found:
         is_convolution = int(key[len("stage")]) <= convolutions[suffix]
         wanted = {"kernel"} if is_convolution else attention
-        assert set(params[key]["spatial"]) == wanted, key
-        # A shortcut has weights only where the shape changes: first in each stage.
-        assert ("shortcut" in params[key]) == key.endswith("block1"), key
+        for operator in ("spatial1", "spatial2") if basic else ("spatial",):
+            assert set(params[key][operator]) == wanted, key
+        # A shortcut has weights only where the shape changes: first in each stage, but
+        # for stages of basic blocks as wide as the stem.
+        changes = key.endswith("block1") and not (basic and key == "stage1_block1")
+        assert ("shortcut" in params[key]) == changes, key
 
 
 @pytest.mark.parametrize("name", MODELS)
@@ -455,6 +458,38 @@ def test_statistics_change_in_training_only():
         assert np.isfinite(new).all(), path
 
 
+def test_a_basic_block_by_hand():
+    """One pixel, for which a 3x3 convolution is a product with its middle."""
+    block = BasicBlock(
+        features=2,
+        stride=2,
+        spatial=Conv3x3,
+        norm=functools.partial(nn.BatchNorm, use_running_average=True, epsilon=3.0),
+    )
+    middles = {
+        "spatial1": [[1.0, 0.0], [0.0, -1.0], [2.0, 0.0]],
+        "spatial2": [[2.0, -20.0], [8.0, 8.0]],
+        "shortcut": [[0.0, 1.0], [2.0, 0.0], [0.0, 2.0]],
+    }
+    params, statistics = {}, {}
+    for name, kernel in middles.items():
+        kernel = np.array(kernel, np.float32)
+        if name != "shortcut":
+            surrounded = np.full((3, 3, *kernel.shape), 9.0, np.float32)
+            surrounded[1, 1] = kernel
+            kernel = surrounded
+        params[name] = {"kernel": kernel}
+        params[f"{name}_norm"] = {"scale": np.ones(2), "bias": np.zeros(2)}
+        # With the epsilon, the root of the variance is 2.
+        statistics[f"{name}_norm"] = {"mean": np.zeros(2), "var": np.ones(2)}
+    variables = {"params": params, "batch_stats": statistics}
+    inputs = np.array([1.0, 2.0, 3.0], np.float32).reshape(1, 1, 1, 3)
+    # First 7 and -2, halved 3.5 and 0; then 7 and -70, halved 3.5 and -35; the shortcut
+    # 4 and 7, halved 2 and 3.5.
+    found = block.apply(variables, inputs)
+    np.testing.assert_allclose(found, [[[[5.5, 0.0]]]], rtol=1e-6)
+
+
 def test_running_statistics_move_by_a_tenth():
     block = Bottleneck(
         features=1,
@@ -478,7 +513,7 @@ def test_running_statistics_move_by_a_tenth():
     "name, message",
     [
         ("resnet26_atention", "'resnet26_atention'; did you mean 'resnet26_attention'"),
-        ("resnet18", "'resnet18'; did you mean"),
+        ("resnet18_attention", "'resnet18_attention'; did you mean"),
         ("vit", "'vit'; valid names: .*resnet50_attention_conv12"),
     ],
 )

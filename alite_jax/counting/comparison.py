@@ -18,7 +18,7 @@ from alite_jax.counting.layers import trace_layers
 from alite_jax.data.sources import describe
 from alite_jax.data.specs import DATASETS, DatasetSpec
 from alite_jax.models.configured import configured_model, image_shape
-from alite_jax.models.resnet import BLOCKS, create_model
+from alite_jax.models.resnet import PAPER_DEPTHS, create_model
 
 PAPER_DATASETS = ("cifar10", "cifar100", "tiny_imagenet")
 PAPER_FAMILIES = ("attention", "attention_conv1", "attention_conv12")
@@ -145,7 +145,7 @@ def paper_matrix() -> Iterator[MatrixRow]:
         teacher = _costs(PAPER_TEACHER, _paper_layers(PAPER_TEACHER, spec), 1.0)
         yield MatrixRow(dataset, None, teacher, ratios(teacher, teacher))
         for depth, family, kernel_size in product(
-            BLOCKS, PAPER_FAMILIES, PAPER_KERNEL_SIZES
+            PAPER_DEPTHS, PAPER_FAMILIES, PAPER_KERNEL_SIZES
         ):
             name = f"resnet{depth}_{family}"
             layers = _paper_layers(name, spec, kernel_size=kernel_size)

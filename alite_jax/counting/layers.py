@@ -26,8 +26,9 @@ import jax.numpy as jnp
 
 from alite_jax.counting.layer import Layer, Shape
 from alite_jax.counting.products import trace_products
+from alite_jax.models.blocks import BasicBlock, Bottleneck
 from alite_jax.models.layers import Kernel, LocalSelfAttention
-from alite_jax.models.resnet import Bottleneck, ResNet
+from alite_jax.models.resnet import ResNet
 from alite_jax.models.stem import AttentionStem
 from alite_jax.trees import nested
 
@@ -94,7 +95,7 @@ def _trace(traced: nn.Module, inputs: jax.ShapeDtypeStruct, **options: Any) -> _
         if in_block or context.method_name != "__call__":
             return call(*args, **kwargs)
         path = "/".join(module.path)
-        if path and isinstance(module, Bottleneck):
+        if path and isinstance(module, Bottleneck | BasicBlock):
             block = _Block(_identity(module), module.clone(parent=None))
             in_block = True
             maps = jax.ShapeDtypeStruct(args[0].shape, args[0].dtype)
@@ -117,7 +118,7 @@ class _Block:
     """A block as the key of a cache: equal to those of equal layers."""
 
     identity: Hashable
-    module: Bottleneck = field(compare=False)
+    module: Bottleneck | BasicBlock = field(compare=False)
 
 
 # The search for widths traces hundreds of networks that differ in one or two blocks.
@@ -126,7 +127,7 @@ def _trace_block(block: _Block, inputs: jax.ShapeDtypeStruct) -> _Traced:
     return _trace(block.module, inputs)
 
 
-def _identity(block: Bottleneck) -> Hashable:
+def _identity(block: Bottleneck | BasicBlock) -> Hashable:
     """Equal for blocks of equal layers."""
 
     def by_value(operator: Any) -> Hashable:
@@ -135,7 +136,8 @@ def _identity(block: Bottleneck) -> Hashable:
         return operator
 
     operators = by_value(block.spatial), by_value(block.norm)
-    return block.features, block.widths, block.stride, block.dtype, operators
+    sizes = block.features, block.widths, block.stride, block.dtype
+    return type(block), sizes, operators
 
 
 def _layers_of(

@@ -1,14 +1,14 @@
-"""One ResNet for teacher and student: bottleneck blocks around a chosen operator.
+"""One ResNet for teacher and student: blocks around a chosen operator.
 
 A stem, then four stages of bottleneck blocks whose middle is either a 3x3 convolution
-or local self-attention. In the CIFAR form the stem has stride 1, either a 3x3
-convolution or attention, and no max-pooling; in the ImageNet form it is a 7x7
-convolution of stride 2 with a 3x3 max-pooling of stride 2. Attention runs at the
-resolution of its input; where a block downsamples, a 2x2 average pooling follows
-directly (arXiv 1906.05909, section 3.2). Everything else is the same for both.
+or local self-attention; ResNet-18 and 34 have basic blocks, of two convolutions. In the
+CIFAR form the stem has stride 1, either a 3x3 convolution or attention, and no
+max-pooling; in the ImageNet form it is a 7x7 convolution of stride 2 with a 3x3
+max-pooling of stride 2. Attention runs at the resolution of its input; where a block
+downsamples, a 2x2 average pooling follows directly (arXiv 1906.05909, section 3.2).
+Everything else is the same for both.
 """
 
-from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
 
@@ -18,19 +18,20 @@ import jax.numpy as jnp
 from jax.typing import DTypeLike
 
 from alite_jax.errors import ConfigError, nearest
-from alite_jax.models.layers import (
-    Conv3x3,
-    HeadDims,
-    LocalSelfAttention,
-    Pointwise,
-    max_pool,
-)
+from alite_jax.models.blocks import BasicBlock, BlockWidths, Bottleneck, Operator
+from alite_jax.models.layers import Conv3x3, LocalSelfAttention, max_pool
 from alite_jax.models.stem import AttentionStem, ImageNetStem
 
-Operator = Callable[..., nn.Module]  # takes features, dtype, name; in blocks stride
-
-BLOCKS = {26: (1, 2, 4, 1), 38: (2, 3, 5, 2), 50: (3, 4, 6, 3)}
-EXPANSION = 4
+BLOCKS = {
+    18: (2, 2, 2, 2),
+    26: (1, 2, 4, 1),
+    34: (3, 4, 6, 3),
+    38: (2, 3, 5, 2),
+    50: (3, 4, 6, 3),
+    101: (3, 4, 23, 3),
+}
+BASIC_DEPTHS = (18, 34)  # Of basic blocks; the others are of bottlenecks.
+PAPER_DEPTHS = (26, 38, 50)  # Those with attention; the others are teachers.
 STEMS = ("conv", "attention", "imagenet")
 
 # Options of `create_model` that are fields of the student's configuration; a teacher,
@@ -44,35 +45,13 @@ NORM_EPSILON = 1e-3
 # The fraction of BatchNorm's running statistics that a step keeps.
 NORM_MOMENTUM = 0.9
 
-# What the last BatchNorm of each block starts with, so that a block starts close to its
-# shortcut. Attention multiplies gradients: with the customary 1, the gradient of a new
-# dense student is fifty times as large as that of a convolutional one, and clipping it
-# all but stops the training. With 0 (arXiv 1706.02677) the weights of a block have no
-# gradient at first, by which masks would grow.
-BRANCH_SCALE = 0.2
-
-
-@dataclass(frozen=True)
-class BlockWidths:
-    """The inner widths of one block, where they are not those of its stage.
-
-    Attributes:
-        reduce: channels that the spatial operator takes.
-        features: channels that it gives.
-        dims: of its heads, which have `features` values in all; None for a convolution.
-    """
-
-    reduce: int
-    features: int
-    dims: HeadDims | None = None
-
 
 @dataclass(frozen=True)
 class ModelSpec:
     """What a model's name stands for.
 
     Attributes:
-        depth: 26, 38 or 50, a key of `BLOCKS`.
+        depth: a key of `BLOCKS`.
         operators: `"conv"` or `"attention"` for each of the four stages.
     """
 
@@ -90,6 +69,7 @@ MODELS: dict[str, ModelSpec] = {
     f"resnet{depth}{suffix}": ModelSpec(depth, operators)
     for depth in BLOCKS
     for suffix, operators in _FAMILIES.items()
+    if depth in PAPER_DEPTHS or not suffix
 }
 
 
@@ -148,61 +128,15 @@ def create_model(
         axis_name=axis_name,
         dtype=dtype,
         widths=widths,
+        block=BasicBlock if spec.depth in BASIC_DEPTHS else Bottleneck,
     )
 
 
-class Bottleneck(nn.Module):
-    """Pointwise, spatial operator, pointwise (times 4), around a shortcut.
-
-    Attributes:
-        features: channels of the spatial operator; the block's output has 4 times as
-            many.
-        stride: of the spatial operator and the shortcut.
-        spatial: builds the spatial operator from `features`, `stride` and `dtype`.
-        norm: builds a BatchNorm from its name.
-        dtype: of the computation.
-        widths: inside, if not `features` throughout.
-    """
-
-    features: int
-    stride: int
-    spatial: Operator
-    norm: Callable[..., nn.Module]
-    dtype: DTypeLike = jnp.float32
-    widths: BlockWidths | None = None
-
-    @nn.compact
-    def __call__(self, inputs: jax.Array) -> jax.Array:
-        """Maps `[batch, height, width, channels]` to `[batch, h, w, 4 * features]`."""
-        width = EXPANSION * self.features
-        inside = self.widths or BlockWidths(self.features, self.features)
-        # A convolution has no heads.
-        options = {} if inside.dims is None else {"dims": inside.dims}
-        pointwise = partial(Pointwise, dtype=self.dtype)
-        x = pointwise(inside.reduce, name="reduce")(inputs)
-        x = nn.relu(self.norm(name="reduce_norm")(x))
-        x = self.spatial(
-            features=inside.features,
-            stride=self.stride,
-            dtype=self.dtype,
-            name="spatial",
-            **options,
-        )(x)
-        x = nn.relu(self.norm(name="spatial_norm")(x))
-        x = pointwise(width, name="expand")(x)
-        scale = nn.initializers.constant(BRANCH_SCALE)
-        x = self.norm(name="expand_norm", scale_init=scale)(x)
-        if inputs.shape != x.shape:
-            inputs = pointwise(width, self.stride, name="shortcut")(inputs)
-            inputs = self.norm(name="shortcut_norm")(inputs)
-        return nn.relu(inputs + x)
-
-
 class ResNet(nn.Module):
-    """Stem, four stages of bottlenecks, mean over the map, classifier.
+    """Stem, four stages of blocks, mean over the map, classifier.
 
     Attributes:
-        blocks: bottlenecks in each stage.
+        blocks: how many each stage has.
         spatial: the spatial operator of each stage.
         num_classes: size of the logits.
         width: channels of the stem; stage s works with `width * 2**s`.
@@ -212,6 +146,8 @@ class ResNet(nn.Module):
         axis_name: mapped axis over which BatchNorm shares its statistics in training.
         dtype: of the computation; parameters, statistics and logits are float32.
         widths: of each block in their order; None for those of the stages.
+        block: `Bottleneck` or `BasicBlock`.
+        epsilon: of BatchNorm; it is 1e-5 in PyTorch.
     """
 
     blocks: tuple[int, ...]
@@ -223,6 +159,8 @@ class ResNet(nn.Module):
     axis_name: str | None = None
     dtype: DTypeLike = jnp.float32
     widths: tuple[BlockWidths, ...] | None = None
+    block: type[Bottleneck] | type[BasicBlock] = Bottleneck
+    epsilon: float = NORM_EPSILON
 
     @property
     def block_names(self) -> list[str]:
@@ -251,7 +189,7 @@ class ResNet(nn.Module):
             nn.BatchNorm,
             use_running_average=not train,
             momentum=NORM_MOMENTUM,
-            epsilon=NORM_EPSILON,
+            epsilon=self.epsilon,
             axis_name=self.axis_name,
             dtype=self.dtype,
         )
@@ -264,7 +202,7 @@ class ResNet(nn.Module):
         stages = zip(self.blocks, self.spatial, strict=True)
         for stage, (blocks, spatial) in enumerate(stages):
             for block in range(blocks):
-                x = Bottleneck(
+                x = self.block(
                     features=self.width * 2**stage,
                     stride=2 if stage > 0 and block == 0 else 1,
                     spatial=spatial,

@@ -20,9 +20,10 @@ import jax
 import numpy as np
 
 from alite_jax.errors import ArtefactError
+from alite_jax.models.blocks import BlockWidths
 from alite_jax.models.layers import HeadDims
 from alite_jax.models.precision import logits_change
-from alite_jax.models.resnet import NORM_EPSILON, BlockWidths, ResNet
+from alite_jax.models.resnet import ResNet
 from alite_jax.structure.units import Block, find_blocks
 from alite_jax.trees import named_leaves, nested
 
@@ -34,6 +35,8 @@ _TOLERANCE = 1e-5
 Kept = Mapping[tuple[str, int], np.ndarray]
 # The units of a block that may not go, by their kind, each bool `[sets, size]`.
 Alive = dict[str, np.ndarray]
+# What each BatchNorm of a block gives where its input is zero, by its name, float64.
+Shifts = Mapping[str, np.ndarray]
 
 
 @dataclass(frozen=True)
@@ -69,16 +72,18 @@ def compact(model: ResNet, variables: Any, multiple: int = 1) -> Compacted:
     widths = []
     for name in model.block_names:
         block = blocks[name]
+        shifts = _shifts(params[name], statistics[name], model.epsilon)
         analyse = ANALYSES.get(block.kind.name, _consumed)
-        alive = analyse(block, params[name], statistics[name])
+        alive = analyse(block, params[name], shifts)
         units = {
             group.name: _fill(alive[group.kind.name], group.kind.step(multiple))
             for group in block.groups
         }
         widths.append(block.widths({g: int(u[0].sum()) for g, u in units.items()}))
         kept |= kept_indices(block, units)
-        values = kept[f"{name}/spatial_norm", 0]
-        statistics[name] = _fold(params[name], statistics[name], values)
+        if analyse is not _consumed:  # What nothing consumes has no constant to move.
+            values = kept[f"{name}/spatial_norm", 0]
+            statistics[name] = _fold(params[name], statistics[name], shifts, values)
     folded = {**variables, "batch_stats": statistics}
     smaller = {kind: cut_tree(kept, tree) for kind, tree in folded.items()}
     return Compacted(model.clone(widths=tuple(widths)), smaller, kept)
@@ -149,13 +154,13 @@ def widths_from_json(widths: list[list[int]]) -> tuple[BlockWidths, ...]:
     )
 
 
-def _consumed(block: Block, params: Any, statistics: Any) -> Alive:
+def _consumed(block: Block, params: Any, shifts: Shifts) -> Alive:
     """The units that something consumes: right for any block, but more may go."""
     used = {f"{block.name}/{path}": leaf != 0 for path, leaf in named_leaves(params)}
     return {group.kind.name: group.consumed(used) > 0 for group in block.groups}
 
 
-def _alive_channels(block: Block, params: Any, statistics: Any) -> Alive:
+def _alive_channels(block: Block, params: Any, shifts: Shifts) -> Alive:
     """The units of a convolution that have an effect, in a single pass.
 
     Which of the operator's outputs are alive follows from which of its inputs are made,
@@ -163,16 +168,16 @@ def _alive_channels(block: Block, params: Any, statistics: Any) -> Alive:
     it is always zero, or if no output that is alive consumes it, so that none of these
     loses anything by it.
     """
-    made, consumed = _made(params, statistics), np.any(params["expand"]["kernel"], 1)
+    made, consumed = _made(params, shifts), np.any(params["expand"]["kernel"], 1)
     # Of booleans, the products here and below say whether any term is true.
     kernel = np.any(params["spatial"]["kernel"], axis=(0, 1))
     values = (made @ kernel) & consumed
     return {"reduce": (made & (kernel @ values))[None], "value": values[None]}
 
 
-def _alive_heads(block: Block, params: Any, statistics: Any) -> Alive:
+def _alive_heads(block: Block, params: Any, shifts: Shifts) -> Alive:
     """The units of attention that have an effect; see `_alive_channels`."""
-    made, consumed = _made(params, statistics), np.any(params["expand"]["kernel"], 1)
+    made, consumed = _made(params, shifts), np.any(params["expand"]["kernel"], 1)
     spatial = params["spatial"]
     query, key, value = (
         spatial[name]["kernel"] != 0 for name in ("query", "key", "value")
@@ -196,23 +201,25 @@ def _alive_heads(block: Block, params: Any, statistics: Any) -> Alive:
     }
 
 
+# Not of basic blocks: at the border of a map, after padding, a constant is none.
 ANALYSES = {"convolution": _alive_channels, "attention": _alive_heads}
 
 
-def _made(params: Any, statistics: Any) -> np.ndarray:
+def _made(params: Any, shifts: Shifts) -> np.ndarray:
     """Which inputs of the operator are not zero whatever the image, bool `[reduce]`."""
-    norm = params["reduce_norm"]
     # Zero in evaluation and, where the mean of zeros is zero, in training.
-    constant = (_shift(norm, statistics["reduce_norm"]) > 0) | (norm["bias"] > 0)
+    constant = (shifts["reduce_norm"] > 0) | (params["reduce_norm"]["bias"] > 0)
     made: np.ndarray = np.any(params["reduce"]["kernel"], axis=0) | constant
     return made
 
 
-def _shift(norm: Any, statistics: Any) -> np.ndarray:
-    """What BatchNorm gives where its input is zero, float64."""
-    deviation = np.sqrt(statistics["var"].astype(np.float64) + NORM_EPSILON)
-    shift: np.ndarray = norm["bias"] - statistics["mean"] * norm["scale"] / deviation
-    return shift
+def _shifts(params: Any, statistics: Any, epsilon: float) -> Shifts:
+    shifts = {}
+    for name, of_norm in statistics.items():
+        norm = params[name]
+        deviation = np.sqrt(of_norm["var"].astype(np.float64) + epsilon)
+        shifts[name] = norm["bias"] - of_norm["mean"] * norm["scale"] / deviation
+    return shifts
 
 
 def _fill(alive: np.ndarray, step: int) -> np.ndarray:
@@ -228,10 +235,11 @@ def _fill(alive: np.ndarray, step: int) -> np.ndarray:
     return kept
 
 
-def _fold(params: Any, statistics: Any, values: np.ndarray) -> dict[str, Any]:
+def _fold(
+    params: Any, statistics: Any, shifts: Shifts, values: np.ndarray
+) -> dict[str, Any]:
     """Moves the constants of values that do not stay into the mean of what follows."""
-    norm = params["spatial_norm"]
-    constant = np.maximum(_shift(norm, statistics["spatial_norm"]), 0)
+    constant = np.maximum(shifts["spatial_norm"], 0)
     constant[values] = 0
     moved = constant @ params["expand"]["kernel"].astype(np.float64)
     after = dict(statistics["expand_norm"])

@@ -20,8 +20,8 @@ from typing import Any, NamedTuple
 import chex
 import numpy as np
 
+from alite_jax.models.blocks import BlockWidths
 from alite_jax.models.layers import HeadDims
-from alite_jax.models.resnet import BlockWidths
 from alite_jax.trees import named_leaves
 
 STRUCTURES = ("none", "channels", "heads")  # What `pruning.structure` may be.
@@ -141,6 +141,18 @@ BLOCKS = (
             Axis("expand/kernel", 0, "head value", consumes="head value"),
         ),
         widths=_attention_widths,
+    ),
+    BlockKind(
+        "basic",
+        units=(
+            UnitKind("between", width="features", structures=("channels", "heads")),
+        ),
+        axes=(
+            Axis("spatial1/kernel", 3, "between", produces="between"),
+            Axis("spatial1_norm", 0, "between"),
+            Axis("spatial2/kernel", 2, "between", consumes="between"),
+        ),
+        widths=lambda features: BlockWidths(features, features),
     ),
 )
 

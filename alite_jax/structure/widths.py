@@ -11,7 +11,8 @@ from functools import cache
 
 from alite_jax.counting.layers import parameter_shapes, total_macs
 from alite_jax.errors import ConfigError
-from alite_jax.models.resnet import BlockWidths, ResNet
+from alite_jax.models.blocks import BlockWidths
+from alite_jax.models.resnet import ResNet
 from alite_jax.structure.units import find_blocks, unit_groups
 
 TOLERANCE = 0.02  # of the target

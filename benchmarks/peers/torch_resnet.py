@@ -16,8 +16,9 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from alite_jax.data.specs import DatasetSpec
+from alite_jax.models.blocks import EXPANSION
 from alite_jax.models.layers import heads_for
-from alite_jax.models.resnet import BLOCKS, EXPANSION, MODELS
+from alite_jax.models.resnet import BLOCKS, MODELS
 from alite_jax.training.step import Objective
 from alite_jax.trees import named_leaves
 from benchmarks.peers.torch_attention import local_attention
