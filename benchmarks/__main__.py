@@ -42,6 +42,7 @@ SECTIONS: dict[str, tuple[str, dict[str, int]]] = {
     "structure": ("structure.compare", {"rounds": 15}),
     "methods": ("attention.methods", {"rounds": 5}),
     "pointwise": ("pointwise.compare", {"rounds": 5}),
+    "torch_weights": ("torch_weights.compare", {}),
 }
 # These are behind decisions, not behind claims.
 DEFAULT = [name for name in SECTIONS if name not in ("methods", "pointwise")]

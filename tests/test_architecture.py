@@ -35,7 +35,7 @@ ALLOWED = {
     "sparsity": {"errors", "registry", "schedules", "trees"},
     "distillation": {"errors", "registry"},
     "data": {"errors", "paths", "registry"},
-    "models": {"data", "errors", "ops", "registry"},
+    "models": {"data", "errors", "ops", "registry", "trees"},
     "counting": {"data", "models", "sparsity", "trees"},
     "structure": {"counting", "errors", "models", "sparsity", "trees"},
     # The names that a field may hold come from the tables themselves.
