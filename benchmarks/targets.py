@@ -25,4 +25,5 @@ TARGETS = {
     "stream_128_by_2_per_core_vs_torchvision": (">=", 1.0),
     "feed_224_vs_step": (">=", 1.0),
     "stream_224_memory": ("<=", 1536.0),
+    "weights_largest": ("<=", 1e-4),
 }

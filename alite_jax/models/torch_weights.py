@@ -10,7 +10,7 @@ what is written has the difference added to its running variances.
 import os
 import re
 from collections import Counter
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from functools import partial
 from pathlib import Path
 from typing import NamedTuple
@@ -249,26 +249,23 @@ def _faults(arrays: Arrays, wanted: Mapping[str, _Shape]) -> list[str]:
         arrays: of the file.
         wanted: the names and shapes that they should have.
     """
-
-    def phrase(what: str, names: Iterable[str]) -> str:
-        listed = ", ".join(names)
-        return f"{what} {listed}" if listed else ""
-
-    common = [name for name in wanted if name in arrays]
-    phrases = [
-        phrase("it lacks", (name for name in wanted if name not in arrays)),
-        phrase("it has besides", (name for name in arrays if name not in wanted)),
-        phrase(
-            "of another shape are",
-            (
-                f"{name} ({list(arrays[name].shape)}, not {list(wanted[name])})"
-                for name in common
-                if arrays[name].shape != wanted[name]
-            ),
-        ),
-        phrase(
-            "not finite are values of",
-            (name for name in common if not np.isfinite(arrays[name]).all()),
-        ),
-    ]
-    return [found for found in phrases if found]
+    common = sorted(name for name in wanted if name in arrays)
+    shapes = {name: (arrays[name].shape, wanted[name]) for name in common}
+    # Without these, lengths are only supposed.
+    known = all(
+        name in shapes and len(shapes[name][0]) == len(shapes[name][1])
+        for name in ("conv1.weight", "fc.weight")
+    )
+    faults = {
+        "it lacks": sorted(name for name in wanted if name not in arrays),
+        "it has besides": sorted(name for name in arrays if name not in wanted),
+        "of another shape are": [
+            f"{name} ({list(found)}, not {list(right)})"
+            for name, (found, right) in shapes.items()
+            if (found != right if known else len(found) != len(right))
+        ],
+        "not finite are values of": [
+            name for name in common if not np.isfinite(arrays[name]).all()
+        ],
+    }
+    return [f"{what} {', '.join(names)}" for what, names in faults.items() if names]

@@ -61,11 +61,11 @@ def read_arrays(path: Path) -> tuple[Arrays, dict[str, str]]:
         for name, array in stored.items()
         if not name.endswith("num_batches_tracked")
     }
-    others = [
+    others = sorted(
         name
         for name, array in stored.items()
         if not jnp.issubdtype(array.dtype, jnp.floating)
-    ]
+    )
     if others:
         raise CheckpointError(
             f"{path}: {', '.join(others)} must hold floating-point numbers of 16, 32 or"
@@ -77,10 +77,11 @@ def read_arrays(path: Path) -> tuple[Arrays, dict[str, str]]:
 
 
 def _read_safetensors(path: Path) -> tuple[Arrays, dict[str, str]]:
+    content = path.read_bytes()
     with safetensors.safe_open(path, framework="np") as file:
         metadata = file.metadata() or {}
     arrays = {}
-    for name, stored in safetensors.deserialize(path.read_bytes()):
+    for name, stored in safetensors.deserialize(content):
         dtype = _FLOATS.get(stored["dtype"])
         if dtype is None:
             arrays[name] = np.frombuffer(stored["data"], np.uint8)
@@ -90,7 +91,8 @@ def _read_safetensors(path: Path) -> tuple[Arrays, dict[str, str]]:
 
 
 def _read_npz(path: Path) -> tuple[Arrays, dict[str, str]]:
-    with np.load(path, allow_pickle=False) as file:
+    # NumPy leaves a file open that it cannot read.
+    with path.open("rb") as content, np.load(content, allow_pickle=False) as file:
         # Of what is no array, NumPy gives the bytes.
         return {name: np.asarray(file[name]) for name in file.files}, {}
 
