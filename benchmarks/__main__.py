@@ -116,7 +116,7 @@ def one_device_a_core() -> dict[str, str]:
 
 def machine() -> dict[str, Any]:
     """What the figures were taken on."""
-    packages = ("jax", "jaxlib", "flax", "torch", "torchvision")
+    packages = ("jax", "jaxlib", "flax", "torch", "torchvision", "timm")
     processor = platform.processor() or platform.machine()
     information = Path("/proc/cpuinfo")
     if information.exists():
