@@ -12,7 +12,7 @@ INSTALLED_DEV := $(VENV)/.installed-dev
 INSTALLED_BENCH := $(VENV)/.installed-bench
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-processes test-all bench lint format clean
+.PHONY: help demo test test-processes test-all bench docs lint format clean
 
 help:  ## list these commands
 	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 18
@@ -34,6 +34,9 @@ test-all: $(INSTALLED_DEV)  ## run the slow tests too
 
 bench: $(INSTALLED_BENCH)  ## measure speed and memory against peers: half an hour
 	$(BIN)/python -m benchmarks $(ARGS)
+
+docs: $(INSTALLED)  ## write docs/api.md from the docstrings
+	$(BIN)/python docs/make_api.py
 
 lint: $(INSTALLED_DEV)  ## check style, format and types
 	$(BIN)/ruff check .

@@ -22,13 +22,21 @@ if TYPE_CHECKING:
     from alite_jax.jobs.report import report
     from alite_jax.jobs.study import run_study
     from alite_jax.jobs.sweep import sweep
-    from alite_jax.jobs.train import train
+    from alite_jax.jobs.train import train, train_teacher
+    from alite_jax.jobs.views import write_views
     from alite_jax.models.registered import register_model
     from alite_jax.runs.networks import restore
+    from alite_jax.sparsity.masks import RULES, apply_masks
     from alite_jax.sparsity.methods import register_method
+    from alite_jax.sparsity.pruner import Pruner
+    from alite_jax.sparsity.schedules import RewiringSteps
     from alite_jax.study.declaration import get_study
 
 __all__ = [
+    "RULES",
+    "Pruner",
+    "RewiringSteps",
+    "apply_masks",
     "evaluate",
     "export",
     "get_config",
@@ -44,9 +52,15 @@ __all__ = [
     "run_study",
     "sweep",
     "train",
+    "train_teacher",
+    "write_views",
 ]
 
 _MODULES = {
+    "Pruner": "alite_jax.sparsity.pruner",
+    "RULES": "alite_jax.sparsity.masks",
+    "RewiringSteps": "alite_jax.sparsity.schedules",
+    "apply_masks": "alite_jax.sparsity.masks",
     "evaluate": "alite_jax.jobs.evaluate",
     "export": "alite_jax.jobs.export",
     "plan": "alite_jax.jobs.plan",
@@ -57,9 +71,11 @@ _MODULES = {
     "report": "alite_jax.jobs.report",
     "restore": "alite_jax.runs.networks",
     "train": "alite_jax.jobs.train",
+    "train_teacher": "alite_jax.jobs.train",
     "get_study": "alite_jax.study.declaration",
     "run_study": "alite_jax.jobs.study",
     "sweep": "alite_jax.jobs.sweep",
+    "write_views": "alite_jax.jobs.views",
 }
 
 

@@ -178,6 +178,14 @@ def register_loss(name: str) -> Callable[[Given], Given]:
 
     Raises:
         ConfigError: something else has the name.
+
+    Example:
+        >>> @alite_jax.register_loss("logit_mse")
+        ... def logit_mse(logits, teacher_logits, labels, temperature):
+        ...     return jnp.mean((logits - teacher_logits) ** 2)
+        >>> changed = alite_jax.override(config, "distillation.loss=logit_mse")
+        >>> changed.distillation.loss
+        'logit_mse'
     """
     return LOSSES.register(name)
 

@@ -67,7 +67,7 @@ class Registry(Mapping[str, T]):
 
         Raises:
             ConfigError: the name is taken by something else, or what is given cannot be
-                registered.
+                registered. A function that is defined again takes its own place.
         """
         if not isinstance(name, str):
             raise ConfigError(
@@ -111,9 +111,7 @@ class Registry(Mapping[str, T]):
 
     def _add(self, name: str, given: object, package: str) -> None:
         taken = self._registered.get(name)
-        if taken is not None and taken.given is given:
-            return
-        if taken is not None or name in self._own:
+        if name in self._own or (taken and not _is_again(given, taken.given)):
             owner = taken.package if taken else "alite_jax"
             raise ConfigError(
                 f"{self.kind} {name!r} is taken by {owner}; register yours under"
@@ -144,6 +142,14 @@ class Registry(Mapping[str, T]):
             # A module registers by its own decorators, and may do so for a function.
             if name not in self._registered:
                 self._add(name, given, package)
+
+
+def _is_again(given: object, before: object) -> bool:
+    """Whether this is the same, or defined once more, as where a cell is run again."""
+    names = ("__module__", "__qualname__")
+    return given is before or all(
+        getattr(given, name, None) == getattr(before, name, given) for name in names
+    )
 
 
 def _calling_package() -> str:

@@ -25,7 +25,11 @@ from alite_jax.models.resnet import ResNet, create_model
 from alite_jax.runs import parallel
 from alite_jax.sparsity.masks import init_masks
 from alite_jax.training.optimizer import create_optimizer
-from alite_jax.training.rewire import make_rewire_step, rewiring_steps
+from alite_jax.training.rewire import (
+    create_pruner,
+    make_rewire_step,
+    rewiring_steps,
+)
 from alite_jax.training.state import TrainState, create_state
 from alite_jax.training.step import AXIS, JointStep, Objective
 from benchmarks.peers import torch_resnet
@@ -184,7 +188,8 @@ def compare(rounds: int) -> Rows:
     calls["pipeline"] = lambda: _run_pipeline(split)
     rewire_step = parallel.spread(
         make_rewire_step(
-            CONFIG, rewiring_steps(CONFIG, STEPS_PER_EPOCH), jax.random.key(2)
+            create_pruner(CONFIG, rewiring_steps(CONFIG, STEPS_PER_EPOCH)),
+            jax.random.key(2),
         )
     )
     calls["rewire"] = lambda: rewire_step(attention.state)

@@ -26,4 +26,8 @@ TARGETS = {
     "feed_224_vs_step": (">=", 1.0),
     "stream_224_memory": ("<=", 1536.0),
     "weights_largest": ("<=", 1e-4),
+    "pruner_resnet26_wrapper_overhead": ("<=", 1.0),
+    "pruner_mlp_wrapper_overhead": ("<=", 1.0),
+    "pruner_resnet26_wrapper_off": ("<=", 0.0),
+    "pruner_mlp_wrapper_off": ("<=", 0.0),
 }

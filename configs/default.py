@@ -67,13 +67,35 @@ def get_config() -> ConfigDict:
     # 3x3 max-pooling of stride 2, for large ones); or 'auto', which is 'imagenet' for
     # images of 96 pixels and more (data.image_size counts), else 'conv'.
     teacher.stem = "conv"
-    # Folder of a finished run whose teacher is used; '' trains the teacher in this run.
+    # At most one of the next four gives a teacher that is trained already; with all of
+    # them '' it is trained in this run. Folder of a finished run whose teacher is used:
     teacher.workdir = ""
+    # File of PyTorch's weights of a ResNet (torchvision's, timm's), .safetensors or
+    # .npz; the file says which one it is.
+    teacher.weights = ""
+    # 'package.module:function' or 'file.py:function' that returns a function of
+    # (variables, images) to logits and its variables, or a module with its weights.
+    teacher.module = ""
+    # File of the logits of each training image, which any program may have computed;
+    # --job=views writes the images.
+    teacher.logits = ""
+    # What a teacher of the second or third kind returns, 'logits' or 'probabilities'.
+    teacher.output = "logits"
+    # How images come to it: normalised as 'dataset' says, by 'imagenet''s mean and
+    # deviation, as 'unit' (0 to 1) or 'symmetric' (-1 to 1); 'auto' is what the file of
+    # weights says, else 'imagenet' for such a file and 'dataset' for a module.
+    teacher.normalization = "auto"
+    # Side to which its images are resized, in pixels; 0 leaves them as the student's.
+    teacher.image_size = 0
     # Passes over the training split.
     teacher.epochs = 200
-    teacher.optimizer = _sgd()
+    teacher.optimizer = _optimizer()
 
     config.student = student = ConfigDict()
+    # 'package.module:function' or 'file.py:function' of another network, a linen or nnx
+    # module of images to logits or what makes one; '' takes the next field, and those
+    # for its form, which other networks do not have.
+    student.module = ""
     # Name and width as for the teacher.
     student.model = "resnet26_attention"
     student.width = 64
@@ -99,7 +121,7 @@ def get_config() -> ConfigDict:
     student.density = 0.1
     # Passes over the training split.
     student.epochs = 200
-    student.optimizer = _sgd()
+    student.optimizer = _optimizer()
 
     config.pruning = pruning = ConfigDict()
     # How the student becomes sparse. From random masks: 'sparse_momentum' drops small
@@ -112,6 +134,9 @@ def get_config() -> ConfigDict:
     # more of small layers); the total is the same. It holds at the start, for 'gradual'
     # at the end.
     pruning.distribution = "uniform"
+    # Regular expression of the paths of parameters that stay dense besides embeddings,
+    # tokens, biases and whatever has a single axis, such as '^head/'; '' adds none.
+    pruning.dense = ""
     # Optimizer steps between two changes of the masks; 0 is at the end of each epoch.
     # They never change after the last step.
     pruning.every_steps = 0
@@ -187,15 +212,20 @@ def get_config() -> ConfigDict:
     return config
 
 
-def _sgd() -> ConfigDict:
-    """Returns the fields of an optimizer: SGD with momentum."""
+def _optimizer() -> ConfigDict:
+    """Returns the fields of an optimizer."""
     optimizer = ConfigDict()
+    # 'sgd', with momentum; or 'adamw' (arXiv 1711.05101), whose decay is decoupled.
+    optimizer.name = "sgd"
     # Peak learning rate for the batch size above; it is not rescaled by any field.
     optimizer.learning_rate = 0.1
-    # Fraction of the previous update direction that is kept, and Nesterov's form of it.
+    # Fraction of the previous update direction that is kept (AdamW's beta1), and
+    # Nesterov's form of it, for SGD only.
     optimizer.momentum = 0.9
     optimizer.nesterov = True
-    # L2 penalty on kernels only (not on BatchNorm, biases or position embeddings).
+    # Only for AdamW: fraction of the previous mean square that is kept.
+    optimizer.beta2 = 0.999
+    # L2 penalty on kernels only (not on normalisation, biases or embeddings).
     optimizer.weight_decay = 5e-4
     # Largest global norm of the gradient, which is scaled down to it; 0 is off.
     optimizer.clip_norm = 5.0

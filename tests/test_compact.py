@@ -77,7 +77,7 @@ def masked(
     random = np.random.default_rng(seed)
 
     def draw(path: str, leaf: np.ndarray) -> np.ndarray:
-        if not is_prunable(path):
+        if not is_prunable(path, leaf):
             return np.array(True)
         mask = random.random(leaf.shape) < density
         for axis in (-2, -1) if path.startswith("stage") else ():

@@ -56,8 +56,10 @@ def test_the_default_is_the_full_size_recipe():
     for network in (config.teacher, config.student):
         assert network.epochs == 200
         assert network.optimizer.to_dict() == {
+            "name": "sgd",
             "learning_rate": 0.1,
             "momentum": 0.9,
+            "beta2": 0.999,
             "nesterov": True,
             "weight_decay": 5e-4,
             "clip_norm": 5.0,

@@ -103,7 +103,7 @@ def test_features_are_compared_between_maps_of_equal_sides_only(tmp_path: Path) 
     changes = {"student.stem": "imagenet", "distillation.feature_weight": 1}
     config = alite_jax.get_config("digits:smoke", changes)
     data = one_image(DATASETS["digits"], 8)
-    message = "feature_weight .* teacher's stem is 'conv' and the student's 'imagenet'"
+    message = "feature_weight .* teacher's are 8x8, 4x4, .* and the student's 2x2, 1x1"
     with pytest.raises(ConfigError, match=message):
         train_job.create_networks(config, data, tmp_path)
     both = alite_jax.override(config, {"teacher.stem": "imagenet"})

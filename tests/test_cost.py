@@ -60,7 +60,7 @@ def uniform_masks(params, density):
 
     def mask(path, leaf):
         path = jax.tree_util.keystr(path, simple=True, separator="/")
-        if not is_prunable(path):
+        if not is_prunable(path, leaf):
             return np.ones((), bool)
         (count,) = layer_counts([leaf.shape], density, "uniform")
         mask = np.zeros(leaf.size, bool)
@@ -421,8 +421,8 @@ def macs_of_modules(model, side):
 def test_nominal_counts_are_those_of_new_masks(distribution, stem):
     model, params = network("resnet26_attention_conv1", width=8, stem=stem)
     counts = nominal_counts(trace_layers(model, CIFAR), 0.07, distribution)
-    shapes = [leaf.shape for path, leaf in named_leaves(params) if is_prunable(path)]
-    paths = [path for path, _ in named_leaves(params) if is_prunable(path)]
+    kernels = [pair for pair in named_leaves(params) if is_prunable(*pair)]
+    paths, shapes = [path for path, _ in kernels], [leaf.shape for _, leaf in kernels]
     # `init_masks` draws these counts; drawing them takes long and shows no more.
     drawn = dict(zip(paths, layer_counts(shapes, 0.07, distribution), strict=True))
     assert {path: counts[path] for path in paths} == drawn
@@ -437,7 +437,7 @@ def test_real_and_nominal_masks_cost_the_same():
     model, params = network("resnet26_attention_conv1", kernel_size=3, width=8)
     draw = functools.partial(init_masks, params=params, density=0.1)
     masks = jax.jit(draw)(jax.random.key(0))
-    found = network_cost(model, CIFAR, params, masks)
+    found = network_cost(model, CIFAR, {"params": params, "masks": masks})
     layers = trace_layers(model, CIFAR)
     cost = total(layer_costs(layers, nominal_counts(layers, 0.1)).values())
     assert found == {name: getattr(cost, name) for name in found}
@@ -458,7 +458,7 @@ def small():
 def test_without_pruning_nothing_is_saved(small):
     model, params = small
     for masks in (dense_masks(params), uniform_masks(params, 1.0)):
-        cost = network_cost(model, CIFAR, params, masks)
+        cost = network_cost(model, CIFAR, {"params": params, "masks": masks})
         assert cost["nonzero_macs"] == cost["macs"]
         assert cost["nonzero_parameters"] == cost["parameters"]
         assert all(type(value) is int for value in cost.values())
@@ -480,7 +480,7 @@ def test_an_absent_weight_saves_its_own_macs_only(small, path, macs_of_a_weight)
     masks = uniform_masks(params, 1.0)
     leaf = functools.reduce(lambda tree, key: tree[key], path, masks)["kernel"]
     leaf.reshape(-1)[:5] = False
-    cost = network_cost(model, CIFAR, params, masks)
+    cost = network_cost(model, CIFAR, {"params": params, "masks": masks})
     assert cost["macs"] - cost["nonzero_macs"] == 5 * macs_of_a_weight
     assert cost["parameters"] - cost["nonzero_parameters"] == 5
 
@@ -488,5 +488,5 @@ def test_an_absent_weight_saves_its_own_macs_only(small, path, macs_of_a_weight)
 def test_the_attention_core_is_never_saved(small):
     model, params = small
     masks = jax.tree.map(np.zeros_like, uniform_masks(params, 1.0))
-    cost = network_cost(model, CIFAR, params, masks)
+    cost = network_cost(model, CIFAR, {"params": params, "masks": masks})
     assert cost["nonzero_macs"] == sum(x.core for x in trace_layers(model, CIFAR)) > 0

@@ -145,22 +145,52 @@ DENSE = re.compile(
 def test_kernels_of_every_model_are_prunable_and_all_else_is_dense(name):
     for path, leaf in named_leaves(network(name)[1]):
         assert bool(PRUNABLE.fullmatch(path)) != bool(DENSE.fullmatch(path)), path
-        assert is_prunable(path) == bool(PRUNABLE.fullmatch(path)), path
-        assert is_prunable(path) == (leaf.ndim > 1 and "embeddings" not in path), path
+        assert is_prunable(path, leaf) == bool(PRUNABLE.fullmatch(path)), path
 
 
 def test_the_first_rule_that_matches_decides():
     rules = (("^stem/", False), ("kernel$", True))
-    assert not is_prunable("stem/kernel", rules)
-    assert is_prunable("classifier/kernel", rules)
+    assert not is_prunable("stem/kernel", jnp.ones(3), rules)
+    assert is_prunable("classifier/kernel", jnp.ones(3), rules)
+
+
+@pytest.mark.parametrize(
+    ("path", "shape", "prunable"),
+    [
+        ("w1", (3, 4), True),
+        ("blocks/0/attention/kernel", (8, 2, 4), True),
+        ("conv/weight", (3, 3, 1, 8), True),
+        ("layer/kernel/value", (3, 4), True),  # a variable of nnx
+        ("patch_embed/kernel", (4, 4, 3, 8), True),
+        ("upscale/kernel", (4, 8), True),
+        ("kernel", (4,), False),
+        ("attention/query/bias", (2, 4), False),
+        ("pos_embedding", (1, 16, 8), False),
+        ("pos_embed/value", (1, 16, 8), False),
+        ("pos", (16, 8), False),
+        ("cls_token", (1, 1, 8), False),
+        ("cls", (1, 1, 8), False),
+        ("relative_position_bias_table", (9, 2), False),
+        ("batch_norm/offset", (1, 1, 1, 8), False),
+        ("norm/gamma", (1, 8), False),
+        ("tokens/embedding", (50, 8), False),
+    ],
+)
+def test_arrays_from_rank_2_on_are_kernels_unless_their_name_says_otherwise(
+    path, shape, prunable
+):
+    assert is_prunable(path, jnp.ones(shape)) == prunable
+    assert not is_prunable(path, jnp.ones(shape, jnp.int32))
 
 
 @pytest.mark.parametrize("path", ["block/gain", "kernels", "my_kernel", "kernel/extra"])
 def test_a_parameter_without_a_rule_is_an_error(path):
-    with pytest.raises(ConfigError, match=f"parameter '{path}' is prunable; add"):
-        is_prunable(path)
-    with pytest.raises(ConfigError, match="add a .pattern, prunable. pair"):
-        init_masks(jax.random.key(0), {path: jnp.ones(3)}, 0.5)
+    rules = ((r"(^|/)kernel$", True),)
+    message = rf"no rule says whether parameter '{path}' of shape \(3, 4\) is prun"
+    with pytest.raises(ConfigError, match=message):
+        is_prunable(path, jnp.ones((3, 4)), rules)
+    with pytest.raises(ConfigError, match=message):
+        init_masks(jax.random.key(0), {path: jnp.ones((3, 4))}, 0.5, rules=rules)
 
 
 @pytest.mark.parametrize("kept", [0.0, -0.5, 1.01, 30])
@@ -181,8 +211,8 @@ def test_masks_of_the_whole_student_have_these_counts(kept, millions):
     masks = init_masks(jax.random.key(0), params, kept)
     found = count_nonzero(masks, params)
     named = named_leaves(params)
-    kernels = [leaf.shape for path, leaf in named if is_prunable(path)]
-    dense = sum(leaf.size for path, leaf in named if not is_prunable(path))
+    kernels = [leaf.shape for path, leaf in named if is_prunable(path, leaf)]
+    dense = sum(leaf.size for path, leaf in named if not is_prunable(path, leaf))
     assert found == dense + sum(layer_counts(kernels, kept, "uniform"))
     assert math.isclose(found / 1e6, millions, abs_tol=0.000501)
     assert math.isclose(density(masks), kept, rel_tol=1e-4)

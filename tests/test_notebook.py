@@ -11,6 +11,7 @@ import pytest
 from tiny import SETTINGS
 
 import alite_jax
+from alite_jax.config.validation import registries
 
 NOTEBOOK = Path(__file__).resolve().parent.parent / "notebooks" / "alite_jax.ipynb"
 
@@ -45,6 +46,8 @@ def test_every_cell_runs_with_tiny_networks(
             name, [changes, SETTINGS, "student.kernel_size=7"]
         ),
     )
+    for registry in registries().values():
+        monkeypatch.setattr(registry, "_registered", {})
     plt.switch_backend("agg")
     monkeypatch.setattr(plt, "show", lambda: None)
     names: dict[str, Any] = {}
@@ -54,6 +57,9 @@ def test_every_cell_runs_with_tiny_networks(
     plt.close("all")
     assert len(names["table"]) == 2
     assert names["maps"].shape[-2:] == (7, 7)
+    assert list(names["own"]) == ["student", "teacher", "weights", "optimizer", "loss"]
+    assert names["own"]["teacher"]["teacher"]["name"] == "linear"
+    assert names["pruner"].density(names["state"]) == pytest.approx(0.1, abs=0.001)
 
 
 def test_it_has_a_badge_and_no_results_of_its_own() -> None:

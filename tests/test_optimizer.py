@@ -7,6 +7,7 @@ import pytest
 from chex import assert_trees_all_close
 
 import alite_jax
+from alite_jax.sparsity.moments import first_moment
 from alite_jax.training.optimizer import (
     create_optimizer,
     kernels,
@@ -136,3 +137,33 @@ def test_five_jitted_steps_equal_a_numpy_loop(nesterov):
         np.testing.assert_allclose(found, wanted, rtol=1e-5, atol=1e-6)
     for found, wanted in zip(jax.tree.leaves(trace), momentum, strict=True):
         np.testing.assert_allclose(found, wanted, rtol=1e-5, atol=1e-6)
+
+
+def test_five_steps_of_adamw_equal_a_numpy_loop():
+    """Decay is decoupled (arXiv 1711.05101), of kernels only, and moments are dense."""
+    config = settings(
+        name="adamw", momentum=0.8, beta2=0.95, weight_decay=0.01, clip_norm=2.0
+    )
+    optimizer = create_optimizer(config, STEPS_PER_EPOCH, epochs=10)
+    params, state = PARAMS, optimizer.init(PARAMS)
+    ours = [np.float64(leaf) for leaf in jax.tree.leaves(PARAMS)]
+    decays = jax.tree.leaves(kernels(PARAMS))
+    first, second = ([np.zeros_like(leaf) for leaf in ours] for _ in range(2))
+    for n in range(1, 6):
+        gradient = gradients(seed=n)
+        update, state = optimizer.update(gradient, state, params)
+        params = optax.apply_updates(params, update)
+        leaves = [np.float64(leaf) for leaf in jax.tree.leaves(gradient)]
+        norm = np.sqrt(sum(np.sum(leaf**2) for leaf in leaves))
+        for i, leaf in enumerate(leaves):
+            leaf = leaf * min(1, 2.0 / norm)
+            first[i] = 0.8 * first[i] + 0.2 * leaf
+            second[i] = 0.95 * second[i] + 0.05 * leaf**2
+            direction = first[i] / (1 - 0.8**n)
+            direction = direction / (np.sqrt(second[i] / (1 - 0.95**n)) + 1e-8)
+            ours[i] = ours[i] - 0.05 * n * (direction + 0.01 * decays[i] * ours[i])
+    for found, wanted in zip(jax.tree.leaves(params), ours, strict=True):
+        np.testing.assert_allclose(found, wanted, rtol=1e-4, atol=1e-5)
+    moment = jax.tree.leaves(first_moment(state, PARAMS))
+    for found, wanted in zip(moment, first, strict=True):
+        np.testing.assert_allclose(found, wanted, rtol=1e-4, atol=1e-6)

@@ -87,6 +87,34 @@ def test_hosts_together_read_each_example_once_a_pass(
     assert passes[0] != passes[1]
 
 
+@given(train_sizes(), st.integers(1, 4), st.integers(0, 99))
+@quick
+def test_an_image_has_the_next_of_its_fixed_views_in_each_pass(
+    sizes: tuple[int, int, int], views: int, seed: int
+) -> None:
+    n, batch_size, num_shards = sizes
+    split, plain = (
+        numbered_split(n),
+        TrainBatches(numbered_split(n), batch_size, seed, num_shards),
+    )
+    assert plain.batch(0).keys() == {"image", "label"}
+    own = slice(num_shards // 2, None)
+    batches = TrainBatches(split, batch_size, seed, num_shards, own, views=views)
+    whole = TrainBatches(split, batch_size, seed, num_shards, views=views)
+    stream: list[tuple[int, int]] = []
+    for step in range(-(-(views + 1) * n // batch_size)):
+        batch, all_shards = batches.batch(step), whole.batch(step)
+        for name in ("index", "view"):
+            assert batch[name].dtype == np.int32
+            np.testing.assert_array_equal(batch[name], all_shards[name][own])
+        np.testing.assert_array_equal(all_shards["index"], all_shards["label"])
+        pair = (all_shards[name].ravel().tolist() for name in ("index", "view"))
+        stream += zip(*pair, strict=True)
+    for number in range(views + 1):
+        found = dict(stream[number * n : (number + 1) * n])
+        assert found == {i: (number + i) % views for i in range(n)}
+
+
 @given(train_sizes(), st.integers(0, 1000), st.lists(st.integers(0, 100), max_size=8))
 @quick
 def test_a_batch_depends_on_seed_and_step_alone(

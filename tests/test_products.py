@@ -288,7 +288,10 @@ def test_layers_are_modules_in_the_order_in_which_they_meet_the_image():
 
 
 def test_each_kernel_of_a_module_saves_its_own_macs(monkeypatch):
-    monkeypatch.setattr(cost, "is_prunable", lambda path: not path.endswith("shift"))
+    def prunable(path, leaf, rules):
+        return not path.endswith("shift")
+
+    monkeypatch.setattr(cost, "is_prunable", prunable)
     layers = [
         Layer("attention", {"wq": (4, 5), "wk": (2, 5)}, {"wq": 2000, "wk": 100}),
         Layer("", {"shift": (1, 5)}, {"shift": 50}),

@@ -12,7 +12,6 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from archives import data_config
-from flax import nnx
 
 import alite_jax
 from alite_jax.config import default_config, get_config
@@ -26,9 +25,10 @@ from alite_jax.data.sources import (
     measured,
     shared_examples,
 )
-from alite_jax.distillation import distillation_loss, joint_loss
+from alite_jax.distillation import LOSSES, distillation_loss, joint_loss
 from alite_jax.errors import ConfigError, DataError
-from alite_jax.models.registered import build_model, find_model
+from alite_jax.models.calls import call_with
+from alite_jax.models.registered import find_model
 from alite_jax.registry import Registry
 from alite_jax.runs.folder import read_spec, record_spec
 from alite_jax.sparsity.methods import Method, by_score, find_method
@@ -248,6 +248,22 @@ def test_a_loss_of_each_example_is_refused():
         joint_loss(LOGITS, LABELS, TEACHER, alpha=0.5, temperature=1.0, loss="each")
 
 
+def test_a_function_that_is_defined_again_takes_its_own_place():
+    for number in (1, 2):
+
+        def mine(*arguments, number=number):
+            return float(number)
+
+        alite_jax.register_loss("again")(mine)
+    assert LOSSES["again"] is mine
+
+    def other(*arguments):
+        return 0.0
+
+    with pytest.raises(ConfigError, match="loss 'again' is taken by test_registry"):
+        alite_jax.register_loss("again")(other)
+
+
 @pytest.mark.parametrize("given", [method, method()], ids=["function", "method"])
 def test_a_registered_method_rewires(given):
     alite_jax.register_method("mine")(given)
@@ -274,14 +290,12 @@ def test_a_registered_model_gets_what_it_asks_for():
     }
     alite_jax.register_model("mine")(model)
     assert find_model("resnet26") is find_model("nobody's") is None
-    assert build_model(find_model("mine"), **settings) == Linear(7)
+    assert call_with(find_model("mine"), "mine", settings) == Linear(7)
     seen = {}
-    build_model(lambda **all: seen.update(all) or nnx.Dropout(0.5), **settings)
+    call_with(lambda **all: seen.update(all), "all", settings)
     assert seen == settings
-    with pytest.raises(ConfigError, match="missing a required argument: 'width'"):
-        build_model(lambda num_classes, width: Linear(3), **settings)
-    with pytest.raises(ConfigError, match="returns int, not a module"):
-        build_model(lambda: 3, **settings)
+    with pytest.raises(ConfigError, match="missing 1 required .* argument: 'width'"):
+        call_with(lambda num_classes, width: Linear(3), "it", settings)
 
 
 def test_a_registered_data_set_is_read_as_any_other(tmp_path):
@@ -384,12 +398,6 @@ def test_the_examples_do_what_they_say():
     )
     assert same.loss == 0
     assert find_method("saliency").grow is by_score
-    mlp = build_model(
-        find_model("mlp"),
-        num_classes=5,
-        image_shape=(8, 8, 1),
-        dtype=jnp.float32,
-        config=default_config(),
-    )
+    mlp = call_with(find_model("mlp"), "mlp", {"num_classes": 5})
     assert mlp.num_classes == 5
     assert describe(data_config(name="stripes")).class_names == ("rows", "columns")

@@ -31,6 +31,7 @@ from alite_jax.runs import parallel
 from alite_jax.sparsity.methods import METHODS
 from alite_jax.training.rewire import (
     check_rewiring_steps,
+    create_pruner,
     make_rewire_step,
     rewiring_steps,
 )
@@ -106,7 +107,7 @@ def test_rigl_grows_by_the_gradient_and_forgets_the_momentum_of_what_came(
     def at_step_2(state: Any, given: Any) -> Any:  # The third one, counted from 0.
         return jax.tree.map(lambda leaf: leaf * (state.step == 2), given)
 
-    step = make_rewire_step(config, steps, jax.random.key(0), at_step_2)
+    step = make_rewire_step(create_pruner(config, steps), jax.random.key(0), at_step_2)
     after = jax.jit(step)(state, gradients)
     rate = 0.15 * (1 + np.cos(np.pi * 3 / (12 * 0.6)))
     trees = (state.params, gradients, state.masks)
@@ -132,7 +133,9 @@ def test_set_forgets_the_momentum_of_what_came(tmp_path: Path) -> None:
     config = make_config(pruning__method="set")
     state = noisy_state(tmp_path, config)
     steps = rewiring_steps(config, steps_per_epoch=4)
-    after = jax.jit(make_rewire_step(config, steps, jax.random.key(0)))(state)
+    after = jax.jit(make_rewire_step(create_pruner(config, steps), jax.random.key(0)))(
+        state
+    )
     traces = (optax.tree_utils.tree_get(s.opt_state, "trace") for s in (state, after))
     momenta = [prunable(trace, state.masks) for trace in traces]
     masks = [prunable(s.masks, state.masks) for s in (state, after)]
@@ -147,7 +150,9 @@ def test_others_leave_the_optimizer_as_it_is(tmp_path: Path, method: str) -> Non
     config = make_config(pruning__method=method)
     state = noisy_state(tmp_path, config)
     steps = rewiring_steps(config, steps_per_epoch=4)
-    after = jax.jit(make_rewire_step(config, steps, jax.random.key(0)))(state)
+    after = jax.jit(make_rewire_step(create_pruner(config, steps), jax.random.key(0)))(
+        state
+    )
     assert any(
         (a != b).any()
         for a, b in zip(*map(jax.tree.leaves, (after.masks, state.masks)), strict=True)

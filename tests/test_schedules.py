@@ -90,3 +90,9 @@ def test_progress_ends_at_the_stop():
     # RigL's decay, alpha / 2 * (1 + cos(pi * t / T_end)).
     rate = prune_rate(steps.progress(jnp.int32(2)), 0.3, 0.0, "cosine")
     np.testing.assert_allclose(rate, 0.15 * (1 + np.cos(np.pi / 3)), rtol=1e-6)
+
+
+@pytest.mark.parametrize("wrong", [{"every": 0}, {"every": 5, "stop_fraction": 0.0}])
+def test_steps_outside_their_range_are_refused(wrong):
+    with pytest.raises(ConfigError, match="masks cannot change every . steps up to"):
+        RewiringSteps(total=10, **wrong)

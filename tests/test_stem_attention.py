@@ -185,7 +185,9 @@ def test_a_network_with_it_differs_in_its_stem_only():
     assert {k: v for k, v in params.items() if k != "stem"} == {
         k: v for k, v in plain.items() if k != "stem"
     }
-    prunable = {path for path, _ in named_leaves(params["stem"]) if is_prunable(path)}
+    prunable = {
+        path for path, leaf in named_leaves(params["stem"]) if is_prunable(path, leaf)
+    }
     assert prunable == {"query/kernel", "key/kernel", "value/kernel"}
     assert len(named_leaves(params["stem"])) == 6
     # 3x3 kernels of 3 channels, or six kernels of 3 and three tables of 4 x 16.

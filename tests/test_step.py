@@ -21,7 +21,7 @@ from alite_jax.runs import parallel
 from alite_jax.sparsity.masks import count_nonzero, init_masks
 from alite_jax.sparsity.schedules import RewiringSteps
 from alite_jax.training.optimizer import create_optimizer
-from alite_jax.training.rewire import make_rewire_step
+from alite_jax.training.rewire import create_pruner, make_rewire_step
 from alite_jax.training.state import create_state
 from alite_jax.training.step import AXIS, JointStep, Objective
 
@@ -36,6 +36,7 @@ CONFIG = alite_jax.get_config(
     },
 )
 OPTIMIZER = create_optimizer(CONFIG.student.optimizer, steps_per_epoch=4, epochs=2)
+PRUNER = create_pruner(CONFIG, RewiringSteps(8, every=1))
 OBJECTIVE = Objective(alpha=0.7, temperature=3.0, label_smoothing=0.1)
 BATCHES = TrainBatches(random_split(64), batch_size=16, seed=0, num_shards=2)
 
@@ -365,7 +366,7 @@ def trained(joint_step: Any, start: Any, teacher: Any) -> tuple[Any, Any, Any]:
     """
     variables = parallel.replicate(teacher)
     rewire_step = parallel.spread(
-        make_rewire_step(CONFIG, RewiringSteps(8, every=1), jax.random.key(2)),
+        make_rewire_step(PRUNER, jax.random.key(2)),
         donate_state=True,
     )
     compiled: list[str] = []
@@ -435,8 +436,7 @@ def test_rewiring_grows_absent_weights_by_momentum(
 
 def test_the_prune_rate_decays_with_the_steps(start: Any) -> None:
     """A half of each layer at the start, next to nothing at the end."""
-    steps = RewiringSteps(8, every=1)
-    rewire_step = make_rewire_step(CONFIG, steps, jax.random.key(2))
+    rewire_step = make_rewire_step(PRUNER, jax.random.key(2))
     rewire = jax.jit(rewire_step)
     old = start.masks["hidden"]["kernel"]
     gone = []

@@ -258,6 +258,20 @@ def test_seeds_are_not_overrides(tmp_path: Path) -> None:
         study_runs(dataclasses.replace(TINY, overrides="seed=3"), tmp_path)
 
 
+def test_a_teacher_that_is_given_needs_no_run_of_its_own(tmp_path: Path) -> None:
+    study = dataclasses.replace(TINY, overrides=[SETTINGS, {"teacher.module": "a:b"}])
+    runs = study_runs(study, tmp_path)
+    assert [(run.name, run.needs) for run in runs] == [
+        ("dense", ()),
+        ("again", ("dense",)),
+    ]
+    assert {run.config.teacher.workdir for run in runs} == {""}
+    assert runs[1].config.student.init_workdir == str(runs[0].folder)
+    study = dataclasses.replace(TINY, overrides=[SETTINGS, {"teacher.logits": "a"}])
+    with pytest.raises(ConfigError, match="'tiny' compares its rows with their teach"):
+        study_runs(study, tmp_path)
+
+
 EPOCHS = ("3,6", "6,6", "6,12", "30,30")
 STUDIES = [
     *("cifar100_cpu.py", "cifar10_cpu.py", "digits.py", "tiny_imagenet_cpu.py"),

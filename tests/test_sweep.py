@@ -103,7 +103,8 @@ def trained(monkeypatch: pytest.MonkeyPatch) -> list[tuple[str, Any, str]]:
     """Replaces trainings; holds (what, config, folder) of each."""
     made: list[tuple[str, Any, str]] = []
 
-    def train(config: Any, folder: Any) -> dict[str, Any]:
+    def train(config: Any, folder: Any, **given: Any) -> dict[str, Any]:
+        assert given == dict.fromkeys(("student", "teacher", "optimizer"))
         made.append(("train", config, str(folder)))
         if config.student.density == 0.5:
             raise TrainingError("student: the loss is nan")

@@ -59,6 +59,7 @@ def test_a_run_leaves_its_files(finished: Any) -> None:
     folder = finished[0]
     found = sorted(path.name for path in folder.iterdir())
     files = "checkpoints", "config.json", "metrics.jsonl", "summary.json", "teacher"
+    files += ("teacher.safetensors",)
     assert found == [*files]
     assert (folder / "config.json").read_text() == to_json(tiny_config())
     for checkpoints, last in (("teacher", "8"), ("checkpoints", "12")):

@@ -20,6 +20,7 @@ from alite_jax.config.files import (
     config_names,
     load_config_file,
 )
+from alite_jax.config.types import convert
 from alite_jax.errors import ConfigError, nearest
 
 __all__ = [
@@ -88,6 +89,11 @@ def get_config(
 
     Raises:
         ConfigError: the file, an argument, a field or a value is wrong.
+
+    Example:
+        >>> small = alite_jax.get_config("digits:smoke", {"student.density": 0.05})
+        >>> small.student.density, small.teacher.model
+        (0.05, 'resnet26')
     """
     name, _, argument = str(name_or_path).partition(":")
     config = call_file("config", name, argument, ConfigDict)
@@ -158,7 +164,7 @@ def split_argument(argument: str) -> tuple[str, str]:
 
 def _shorter_warmup(config: ConfigDict, epochs: str) -> dict[str, float]:
     """Cuts a warm-up to a fifth of the epochs, so that `epochs=3` just works."""
-    count = validation.convert("epochs", epochs, 1)
+    count = convert("epochs", epochs, 1)
     return {
         f"{network}.optimizer.warmup_epochs": min(
             config[network].optimizer.warmup_epochs, max(count, 0) / 5
@@ -183,6 +189,15 @@ def override(config: ConfigDict, overrides: Overrides | None) -> ConfigDict:
     Raises:
         ConfigError: a name is unknown (with the nearest ones), or a value has the wrong
             type or lies outside its limits.
+
+    Example:
+        >>> changes = ["student.epochs=40", {"pruning": {"method": "rigl"}}]
+        >>> changed = alite_jax.override(config, changes)
+        >>> changed.student.epochs, changed.pruning.method
+        (40, 'rigl')
+        >>> alite_jax.override(config, "student.densty=0.1")
+        Traceback (most recent call last):
+        alite_jax.errors.ConfigError: unknown field 'student.densty'; did you mean ...
     """
     values = flatten(config)
     changes = _collect(overrides)
@@ -192,7 +207,7 @@ def override(config: ConfigDict, overrides: Overrides | None) -> ConfigDict:
     _check(values, default)
     result = default_config()
     for key, value in values.items():
-        _assign(result, key, validation.convert(key, value, default[key]))
+        _assign(result, key, convert(key, value, default[key]))
     return result
 
 
@@ -265,7 +280,7 @@ def _check(values: Mapping[str, Any], default: Mapping[str, Any]) -> None:
             "alite_jax.config.default_config()"
         )
     validation.check_values(
-        {key: validation.convert(key, values[key], default[key]) for key in default}
+        {key: convert(key, values[key], default[key]) for key in default}
     )
 
 

@@ -30,7 +30,13 @@ RETIRED = {
 _LAST_VERSION = "01aceb7"  # The commit that still read them all.
 
 OTHER_RUNS = ("teacher.workdir", "student.init_workdir")
-_DATA = ("data.data_dir", "data.manual_dir", "data.folder")
+_FILES = (
+    *("data.data_dir", "data.manual_dir", "data.folder"),
+    *("teacher.weights", "teacher.logits"),
+)
+# What may be a file of Python, with a name in it behind a colon.
+_MODULES = ("teacher.module", "student.module")
+PLACES = (*_FILES, *_MODULES)
 
 
 def to_json(config: ConfigDict) -> str:
@@ -97,15 +103,23 @@ def from_json(text: str) -> ConfigDict:
 def recorded(config: ConfigDict, folder: Path) -> ConfigDict:
     """Returns a configuration as the run in `folder` records it."""
     start = os.path.abspath(folder)
-    seen = _replaced(
-        config, OTHER_RUNS, lambda text: os.path.relpath(user_path(text), start)
+    return _replaced(
+        absolute(config), OTHER_RUNS, lambda text: os.path.relpath(text, start)
     )
-    return _replaced(seen, _DATA, lambda text: os.path.abspath(user_path(text)))
+
+
+def _whole_file(text: str) -> str:
+    file, colon, name = text.rpartition(":")
+    if not file.endswith(".py"):
+        return text
+    return f"{os.path.abspath(user_path(file))}{colon}{name}"
 
 
 def absolute(config: ConfigDict) -> ConfigDict:
-    """Returns a configuration that names folders of other runs from the root on."""
-    return _replaced(config, OTHER_RUNS, lambda text: os.path.abspath(user_path(text)))
+    """Returns a configuration that names all files and folders from the root on."""
+    paths = (*OTHER_RUNS, *_FILES)
+    seen = _replaced(config, paths, lambda text: os.path.abspath(user_path(text)))
+    return _replaced(seen, _MODULES, _whole_file)
 
 
 def read_config(folder: Path) -> ConfigDict:

@@ -1,26 +1,16 @@
-"""What a configuration may hold: the type of each field and the limits of its values.
+"""What a configuration may hold: the limits of its values.
 
-Types come from the default configuration, so a new field needs no entry here; limits
-are the table below, and names such as those of the models are in tables of their own.
+Limits are the table below; names such as those of the models are in tables of their
+own.
 """
 
-import math
-import numbers
-import os
+import re
 from collections.abc import Callable, Collection, Mapping
 from fnmatch import fnmatch
 from typing import Any, NamedTuple
 
 from alite_jax.errors import ConfigError, nearest
 from alite_jax.registry import Registry
-
-TYPE_NAMES = {
-    bool: "true or false (bool)",
-    int: "a whole number (int)",
-    float: "a finite number (float)",
-    str: "a text (str)",
-    tuple: "a tuple of whole numbers such as 80,120",
-}
 
 
 class Limit(NamedTuple):
@@ -50,6 +40,8 @@ LIMITS = (
     ),
     Limit("*.optimizer.learning_rate", lambda v: v > 0, "above 0"),
     Limit("*.optimizer.momentum", lambda v: 0 <= v < 1, "at least 0 and below 1"),
+    Limit("*.optimizer.beta2", lambda v: 0 <= v < 1, "at least 0 and below 1"),
+    Limit("teacher.image_size", lambda v: v >= 0, "at least 0 (0: the student's)"),
     Limit("*.optimizer.weight_decay", lambda v: v >= 0, "at least 0"),
     Limit("*.optimizer.clip_norm", lambda v: v >= 0, "at least 0 (0 turns it off)"),
     Limit("*.optimizer.warmup_epochs", lambda v: v >= 0, "at least 0"),
@@ -77,14 +69,20 @@ LIMITS = (
 )
 
 
+# Where a teacher comes from that is not trained in the run.
+_GIVEN_TEACHERS = ("workdir", "weights", "module", "logits")
+# `python` is whichever a program has handed to `train`.
+OPTIMIZERS = ("sgd", "adamw", "python")
+
+
 def choices() -> dict[str, Collection[str]]:
     """Returns the names that a field may hold, by dotted name, from their own tables.
 
     The tables are imported here and not above, so that a mistake in a command line is
     found before JAX is loaded.
     """
-    from alite_jax.data.augment import VIEWS
-    from alite_jax.models.configured import STEM_CHOICES
+    from alite_jax.data.augment import NORMALIZATIONS, VIEWS
+    from alite_jax.models.resnet import STEM_CHOICES
     from alite_jax.ops.local_attention import BORDERS
     from alite_jax.schedules import SCHEDULES
     from alite_jax.sparsity.distributions import DISTRIBUTIONS
@@ -96,9 +94,13 @@ def choices() -> dict[str, Collection[str]]:
         "data.loading": ("auto", "memory", "stream"),
         "data.view": VIEWS,
         "teacher.stem": STEM_CHOICES["teacher"],
+        "teacher.output": ("logits", "probabilities"),
+        "teacher.normalization": ("auto", "dataset", *NORMALIZATIONS),
+        "teacher.optimizer.name": OPTIMIZERS,
         "teacher.optimizer.schedule": ("cosine", "steps"),
         "student.border": BORDERS,
         "student.stem": STEM_CHOICES["student"],
+        "student.optimizer.name": OPTIMIZERS,
         "student.optimizer.schedule": ("cosine", "steps"),
         "pruning.distribution": DISTRIBUTIONS,
         "pruning.structure": STRUCTURES,
@@ -125,99 +127,10 @@ def registries() -> dict[str, Registry[Any]]:
     }
 
 
-def convert(key: str, value: object, default: Any) -> Any:
-    """Converts a value to the type of its field; a text is read as that type.
-
-    Args:
-        key: the dotted name of the field, for the error.
-        value: what the user gave, for example the text `"1e2"` or the number 100.
-        default: the field's value in the default configuration, which has its type.
-
-    Returns:
-        The value with exactly the type of `default`; lists become tuples.
-
-    Raises:
-        ConfigError: the value does not have that type.
-    """
-    value = plain(value)
-    converted = _convert(value, default)
-    if converted is None:
-        raise ConfigError(
-            f"{key} must be {TYPE_NAMES[type(default)]}, "
-            f"found {_shown(value)} ({type(value).__name__})"
-        )
-    return converted
-
-
-def plain(value: Any) -> Any:
-    """Returns NumPy's and JAX's scalars and arrays as numbers, texts and lists.
-
-    Args:
-        value: of any type; lists and tuples may hold such scalars and arrays.
-    """
-    # NumPy is not imported for that: reading a configuration must not wait for it.
-    if hasattr(value, "tolist") and not isinstance(value, type):
-        value = value.tolist()
-    if type(value) in (list, tuple):
-        return type(value)(map(plain, value))
-    return value
-
-
-def _shown(value: object) -> str:
-    """Returns a value as a person writes it, the beginning of a long one."""
-    text = repr(value)
-    return text if len(text) <= 100 else f"{text[:100]}..."
-
-
-def _convert(value: Any, default: Any) -> Any:
-    """Returns the converted value, or None where it does not have the type."""
-    if isinstance(default, str):
-        if isinstance(value, str | os.PathLike):
-            return str(os.fspath(value))
-        return None
-    if isinstance(default, tuple):
-        return _convert_tuple(value, default[0] if default else 0)
-    if isinstance(value, str):
-        value = _read_number(value, is_bool=isinstance(default, bool))
-    if isinstance(default, bool) or isinstance(value, bool):
-        # A bool counts as an int in Python, but epochs=True is surely a mistake.
-        return value if isinstance(default, bool) and isinstance(value, bool) else None
-    if isinstance(default, int):
-        return int(value) if isinstance(value, numbers.Integral) else None
-    try:
-        # The numbers' abstract types include fractions, and NumPy's long doubles.
-        number = float(value) if isinstance(value, numbers.Real) else math.nan
-    except OverflowError:  # A whole number of more than 308 digits.
-        return None
-    return number if math.isfinite(number) else None
-
-
-def _read_number(text: str, *, is_bool: bool) -> object:
-    """Reads a text as a bool or a number; a whole number such as 1e2 becomes an int."""
-    text = text.strip()
-    if is_bool:
-        return {"true": True, "1": True, "false": False, "0": False}.get(text.lower())
-    try:
-        return int(text)
-    except ValueError:
-        pass
-    try:
-        number = float(text)
-    except ValueError:
-        return None
-    return int(number) if number.is_integer() else number
-
-
-def _convert_tuple(value: object, element: Any) -> tuple[Any, ...] | None:
-    if isinstance(value, str):
-        text = value.strip()
-        if text[:1] + text[-1:] in ("()", "[]"):
-            text = text[1:-1]
-        value = [part for part in text.split(",") if part.strip()]
-    if not isinstance(value, list | tuple):
-        return None
-    converted = tuple(_convert(part, element) for part in value)
-    return None if None in converted else converted
+def given_teacher(config: Any) -> str:
+    """The field that gives a teacher which is not trained in the run; `""` if none."""
+    given = [name for name in _GIVEN_TEACHERS if config.teacher[name]]
+    return f"teacher.{given[0]}" if given else ""
 
 
 def check_names(keys: Mapping[str, object], default: Mapping[str, object]) -> None:
@@ -275,6 +188,24 @@ def check_values(values: Mapping[str, Any]) -> None:
             )
     for network in ("teacher", "student"):
         _check_schedule(network, values)
+    given = [f"teacher.{name}" for name in _GIVEN_TEACHERS if values[f"teacher.{name}"]]
+    if len(given) > 1:
+        raise ConfigError(
+            f"{' and '.join(given)} each give a teacher, but there is one; set all but"
+            " one to ''"
+        )
+    if values["distillation.feature_weight"] and values["teacher.logits"]:
+        raise ConfigError(
+            "distillation.feature_weight compares maps, of which teacher.logits has"
+            " none; set it to 0, or give the teacher itself"
+        )
+    try:
+        re.compile(values["pruning.dense"])
+    except re.error as error:
+        raise ConfigError(
+            f"pruning.dense is {values['pruning.dense']!r}, which is no regular"
+            f" expression ({error}); '^head/' is one"
+        ) from error
     if values["student.init_compact"] and not values["student.init_workdir"]:
         raise ConfigError(
             "student.init_compact is true, but student.init_workdir names no run whose"

@@ -17,8 +17,14 @@ from alite_jax.counting.layer import Layer
 from alite_jax.counting.layers import trace_layers
 from alite_jax.data.sources import describe
 from alite_jax.data.specs import DATASETS, DatasetSpec
-from alite_jax.models.configured import configured_model, image_shape
+from alite_jax.models.configured import (
+    configured_model,
+    image_shape,
+    network_name,
+)
+from alite_jax.models.given import configured_teacher
 from alite_jax.models.resnet import PAPER_DEPTHS, create_model
+from alite_jax.sparsity.masks import RULES, Rules, pruning_rules
 
 PAPER_DATASETS = ("cifar10", "cifar100", "tiny_imagenet")
 PAPER_FAMILIES = ("attention", "attention_conv1", "attention_conv12")
@@ -54,8 +60,11 @@ class NetworkCosts(NamedTuple):
 
 
 def configured_costs(
-    config: ConfigDict, dataset: DatasetSpec | None = None
-) -> tuple[NetworkCosts, NetworkCosts]:
+    config: ConfigDict,
+    dataset: DatasetSpec | None = None,
+    student: Any = None,
+    teacher: Any = None,
+) -> tuple[NetworkCosts | None, NetworkCosts]:
     """Counts teacher and student of a configuration; needs no run.
 
     The student's masks are taken as density and distribution say: rewiring may move
@@ -64,22 +73,33 @@ def configured_costs(
     Args:
         config: the whole configuration.
         dataset: what is known about its data set, as by its run; otherwise looked up.
+        student: what a program has given to the run; see `foreign_model`.
+        teacher: the same; see `given_network`.
+
+    Returns:
+        Both; no teacher where there are only its logits.
 
     Raises:
         ConfigError: a network cannot be built as configured.
         DataError: the data set is looked up, and is not there or damaged.
     """
     dataset = dataset or describe(config.data)
-    shape = image_shape(config, dataset)
-    teacher, student = (
-        trace_layers(configured_model(config, phase, dataset), shape)
-        for phase in ("teacher", "student")
+    shape, pruning = image_shape(config, dataset), config.pruning
+    model = configured_model(config, "student", dataset, source=student)
+    ours = _costs(
+        network_name(config, "student"),
+        trace_layers(model, shape),
+        config.student.density,
+        pruning.distribution,
+        pruning_rules(pruning.dense),
     )
-    distribution = config.pruning.distribution
-    return (
-        _costs(config.teacher.model, teacher, 1.0),
-        _costs(config.student.model, student, config.student.density, distribution),
-    )
+    if config.teacher.logits:
+        return None, ours
+    if (given := configured_teacher(config, dataset, teacher)) is not None:
+        frozen, variables = given
+        return _costs(frozen.name, trace_layers(frozen, shape, variables), 1.0), ours
+    layers = trace_layers(configured_model(config, "teacher", dataset), shape)
+    return _costs(network_name(config, "teacher"), layers, 1.0), ours
 
 
 def readings(
@@ -160,7 +180,11 @@ def _paper_layers(name: str, dataset: DatasetSpec, **options: Any) -> list[Layer
 
 
 def _costs(
-    name: str, layers: list[Layer], density: float, distribution: str = "uniform"
+    name: str,
+    layers: list[Layer],
+    density: float,
+    distribution: str = "uniform",
+    rules: Rules = RULES,
 ) -> NetworkCosts:
-    kept = nominal_counts(layers, density, distribution)
+    kept = nominal_counts(layers, density, distribution, rules)
     return NetworkCosts(name, density, layer_costs(layers, kept))

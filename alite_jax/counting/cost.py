@@ -9,13 +9,14 @@ import operator
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import astuple, dataclass
 
-import chex
-import flax.linen as nn
+import jax
+import jax.numpy as jnp
 
 from alite_jax.counting.layer import Layer, Shape
 from alite_jax.counting.layers import trace_layers
+from alite_jax.models.model import Model, Variables
 from alite_jax.sparsity.distributions import layer_counts
-from alite_jax.sparsity.masks import is_prunable, kept_entries
+from alite_jax.sparsity.masks import RULES, Rules, is_prunable, kept_entries
 from alite_jax.trees import named_leaves
 
 _FLOAT32_BYTES = 4
@@ -67,7 +68,10 @@ def total(costs: Iterable[Cost]) -> Cost:
 
 
 def nominal_counts(
-    layers: Sequence[Layer], density: float, distribution: str = "uniform"
+    layers: Sequence[Layer],
+    density: float,
+    distribution: str = "uniform",
+    rules: Rules = RULES,
 ) -> dict[str, int]:
     """How many entries new masks of a density keep, without drawing them.
 
@@ -76,6 +80,7 @@ def nominal_counts(
         density: kept fraction of the prunable weights, in (0, 1].
         distribution: see `layer_counts`; `"uniform"` keeps `round(density * size)` of
             each array, and at least one.
+        rules: which parameters may be pruned; see `is_prunable`.
 
     Returns:
         Kept entries by path of the parameter; of what is never pruned, all.
@@ -87,7 +92,7 @@ def nominal_counts(
         path: shape for layer in layers for path, shape in layer.parameters.items()
     }
     # The order of a pytree's leaves, in which "erk" rounds.
-    prunable = sorted(_prunable(shapes), key=lambda path: path.split("/"))
+    prunable = sorted(_prunable(shapes, rules), key=lambda path: path.split("/"))
     counts = layer_counts([shapes[path] for path in prunable], density, distribution)
     dense = {path: math.prod(shape) for path, shape in shapes.items()}
     return dense | dict(zip(prunable, counts, strict=True))
@@ -126,29 +131,27 @@ def _layer_cost(layer: Layer, kept: Mapping[str, int]) -> Cost:
     )
 
 
-def _prunable(shapes: Mapping[str, Shape]) -> list[str]:
+def _prunable(shapes: Mapping[str, Shape], rules: Rules = RULES) -> list[str]:
     """The paths of what may be pruned."""
-    return [path for path in shapes if is_prunable(path)]
+    leaves = {p: jax.ShapeDtypeStruct(s, jnp.float32) for p, s in shapes.items()}
+    return [path for path, leaf in leaves.items() if is_prunable(path, leaf, rules)]
 
 
 def network_cost(
-    model: nn.Module,
-    image_shape: tuple[int, int, int],
-    params: chex.ArrayTree,
-    masks: chex.ArrayTree,
+    model: Model, image_shape: tuple[int, int, int], variables: Variables
 ) -> dict[str, int]:
     """Size and compute of a network with its masks, for one image.
 
     Args:
         model: see `trace_layers`.
         image_shape: (height, width, channels).
-        params: its parameters, or their shapes.
-        masks: of the structure of `params`.
+        variables: its `params` and `batch_stats`, or their shapes, and its `masks`.
 
     Returns:
         `parameters`, `nonzero_parameters`, `macs` and `nonzero_macs`, as in `Cost`.
     """
-    kept = dict(named_leaves(kept_entries(masks, params)))
-    cost = total(layer_costs(trace_layers(model, image_shape), kept).values())
+    kept = dict(named_leaves(kept_entries(variables["masks"], variables["params"])))
+    layers = trace_layers(model, image_shape, variables)
+    cost = total(layer_costs(layers, kept).values())
     names = ("parameters", "nonzero_parameters", "macs", "nonzero_macs")
     return {name: getattr(cost, name) for name in names}

@@ -28,32 +28,42 @@ from alite_jax.counting.layer import Layer, Shape
 from alite_jax.counting.products import trace_products
 from alite_jax.models.blocks import BasicBlock, Bottleneck
 from alite_jax.models.layers import Kernel, LocalSelfAttention
+from alite_jax.models.model import Model, Variables
 from alite_jax.models.resnet import ResNet
 from alite_jax.models.stem import AttentionStem
 from alite_jax.trees import nested
 
 
-def trace_layers(model: nn.Module, image_shape: tuple[int, int, int]) -> list[Layer]:
+def trace_layers(
+    model: Model,
+    image_shape: tuple[int, int, int],
+    variables: Variables | None = None,
+) -> list[Layer]:
     """The layers that have parameters, in the order in which they finish.
 
     Args:
-        model: a network of this project, or anything with `init` and `apply` as in
-            flax: called with images `[1, *image_shape]` and `train=False`. See
-            `trace_products` for what is different about its layers.
+        model: a network of this project, or any other: called with images
+            `[1, *image_shape]` and `train=False`. See `trace_products` for what is
+            different about its layers.
         image_shape: (height, width, channels).
+        variables: `params` and `batch_stats`, or their shapes, of a network that is not
+            this project's; those that it would draw, when left out.
     """
     if isinstance(model, ResNet):
         return trace_modules(model, image_shape)
     images = jax.ShapeDtypeStruct((1, *image_shape), jnp.float32)
-    init = partial(model.init, train=False)
-    others = dict(jax.eval_shape(init, jax.random.key(0), images))
-    params = others.pop("params")
+    if variables is None:
+        init = partial(model.init, train=False)
+        variables = jax.eval_shape(init, jax.random.key(0), images)
+    statistics = variables.get("batch_stats", {})
 
     def forward(params: chex.ArrayTree, images: jax.Array) -> chex.ArrayTree:
-        statistics = jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), others)
-        return model.apply({"params": params, **statistics}, images, train=False)
+        zeros = jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), statistics)
+        weights = {"params": params, "batch_stats": zeros}
+        logits: chex.ArrayTree = model.apply(weights, images, train=False)
+        return logits
 
-    return trace_products(forward, params, image_shape)
+    return trace_products(forward, variables["params"], image_shape)
 
 
 def trace_modules(model: nn.Module, image_shape: tuple[int, int, int]) -> list[Layer]:
@@ -62,15 +72,13 @@ def trace_modules(model: nn.Module, image_shape: tuple[int, int, int]) -> list[L
     return _trace(model, images, train=False)[0]
 
 
-def total_macs(model: nn.Module, image_shape: tuple[int, int, int]) -> int:
+def total_macs(model: Model, image_shape: tuple[int, int, int]) -> int:
     """MACs of a whole dense network for one image; see `trace_layers`."""
     layers = trace_layers(model, image_shape)
     return sum(layer.weight + layer.core for layer in layers)
 
 
-def parameter_shapes(
-    model: nn.Module, image_shape: tuple[int, int, int]
-) -> dict[str, Any]:
+def parameter_shapes(model: Model, image_shape: tuple[int, int, int]) -> dict[str, Any]:
     """The parameters as `jax.ShapeDtypeStruct`, in nested dicts; see `trace_layers`."""
     shapes = {
         path: jax.ShapeDtypeStruct(shape, jnp.float32)

@@ -17,6 +17,16 @@ from ml_collections import ConfigDict
 
 VIEWS = ("crop", "resized_crop")  # What `data.view` may be.
 
+Constants = tuple[tuple[float, ...], tuple[float, ...]]  # Means and deviations.
+
+# By which networks of other people want their images, of each channel, in units of 255;
+# one number is for all channels.
+NORMALIZATIONS: dict[str, Constants] = {
+    "imagenet": ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225)),
+    "unit": ((0.0,), (1.0,)),
+    "symmetric": ((0.5,), (0.5,)),
+}
+
 # Takes a key and images, and the shard and its number as `augment` does.
 Augmentation = Callable[..., jax.Array]
 
@@ -32,6 +42,11 @@ def create_augmentation(data_config: ConfigDict) -> Augmentation:
         aspect=data_config.crop_aspect,
         flip=data_config.flip,
     )
+
+
+def unchanged(key: jax.Array, images: jax.Array, **_: jax.Array | int) -> jax.Array:
+    """No augmentation."""
+    return images
 
 
 def augment(

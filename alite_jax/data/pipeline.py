@@ -36,6 +36,7 @@ class TrainBatches:
         seed: int,
         num_shards: int,
         own_shards: slice = slice(None),
+        views: int = 0,
     ):
         """Prepares to make batches.
 
@@ -46,6 +47,7 @@ class TrainBatches:
             num_shards: number of devices that share a batch; divides `batch_size`.
             own_shards: those of them that this process feeds; what it leaves out is
                 made by the others.
+            views: fixed views that there are of each image; 0 where a step draws them.
 
         Raises:
             ConfigError: `batch_size` is not a positive multiple of `num_shards`, or is
@@ -63,6 +65,7 @@ class TrainBatches:
         self._seed = seed
         self._num_shards = num_shards
         self._own_shards = own_shards
+        self._views = views
         # (epoch, order) of the latest batch: a memory of the pure function, no state.
         self._latest = (-1, np.empty(0, np.int32))
 
@@ -74,14 +77,22 @@ class TrainBatches:
         """Returns the batch of a step, counted from 0 over all epochs.
 
         It has 'image': uint8 [own shards, batch_size / num_shards, height, width,
-        channels] and 'label': int32 [own shards, batch_size / num_shards].
+        channels] and 'label': int32 [own shards, batch_size / num_shards]. With fixed
+        views it also has, int32 like the label, 'index' in the split and 'view', of
+        which an image has the next one in each pass.
         """
         epoch, position = divmod(step, self.steps_per_epoch)
         chosen = self.order(epoch)[:, position]
-        return {
+        batch = {
             "image": self._split.images[chosen],
             "label": self._split.labels[chosen],
         }
+        if self._views:
+            places = step * self._batch_size + np.arange(self._batch_size)
+            passes = places.reshape(self._num_shards, -1) // len(self._split)
+            views = (passes[self._own_shards] + chosen) % self._views
+            batch |= {"index": chosen, "view": views.astype(np.int32)}
+        return batch
 
     def order(self, epoch: int) -> np.ndarray:
         """Returns which examples the batches of an epoch, counted from 0, hold.

@@ -36,6 +36,16 @@ def register_dataset(name: str) -> Callable[[Given], Given]:
 
     Raises:
         ConfigError: something else has the name.
+
+    Example:
+        >>> @alite_jax.register_dataset("bright")
+        ... def bright(split):
+        ...     labels = np.arange({"train": 64, "eval": 32}[split]) % 2
+        ...     images = np.full((len(labels), 8, 8, 1), 100, np.uint8)
+        ...     images[labels == 1] += 100
+        ...     return images, labels, ("dark", "bright")
+        >>> alite_jax.get_config("digits", "data.name=bright").data.name
+        'bright'
     """
     return KNOWN.register(name)
 

@@ -48,6 +48,10 @@ class Artefact:
         Args:
             images: uint8 `[batch, height, width, channels]`, of `card["image_shape"]`;
                 the batch may be empty.
+
+        Example:
+            >>> artefact.logits(np.zeros((2, 8, 8, 1), np.uint8)).shape
+            (2, 10)
         """
         if not len(images):  # The program's free dimension is at least 1.
             return np.zeros((0, len(self.card["classes"])), np.float32)
@@ -59,8 +63,21 @@ class Artefact:
 
         It is resized as the images of training are, and grey if those are.
 
+        Args:
+            path: of a file of any format that Pillow knows.
+
+        Returns:
+            uint8 `[height, width, channels]`, of `card["image_shape"]`.
+
         Raises:
             DataError: as for `alite_jax.data.images.read_image`.
+
+        Example:
+            >>> from PIL import Image
+            >>> Image.new("RGB", (30, 20), "white").save(workdir / "white.png")
+            >>> image = artefact.read_image(workdir / "white.png")
+            >>> image.shape, int(image.min())
+            ((8, 8, 1), 255)
         """
         height, width, channels = self.card["image_shape"]
         # Cards of before do not say; there was one way.
@@ -80,6 +97,11 @@ class Artefact:
 
         Raises:
             ConfigError: `top` is less than 1.
+
+        Example:
+            >>> [classes] = artefact.classify(np.zeros((1, 8, 8, 1), np.uint8), top=10)
+            >>> round(sum(probability for name, probability in classes), 6)
+            1.0
         """
         if top < 1:
             raise ConfigError(f"top = {top}, but at least 1 class can be named")
@@ -109,14 +131,24 @@ def compiled(
 def load(folder: str | os.PathLike[str]) -> Artefact:
     """Reads an exported network from the folder that `--job=export` wrote.
 
+    Args:
+        folder: it, `WORKDIR/export` or wherever it was moved.
+
     Raises:
         ArtefactError: it is no such folder, or a file of it is damaged.
+
+    Example:
+        >>> from alite_jax.deploy.artefact import load
+        >>> artefact = load(workdir / "export")
+        >>> artefact.card["dataset"], artefact.card["classes"][:3]
+        ('digits', ['0', '1', '2'])
     """
     place = user_path(folder)
     try:
         card = json.loads((place / CARD).read_text())
         packed = unpack((place / WEIGHTS).read_bytes())
-        weights = {name: packed.variables[name] for name in ("params", "batch_stats")}
+        kinds = ("params", "batch_stats")
+        weights = {kind: packed.variables.get(kind, {}) for kind in kinds}
         program = compiled((place / GRAPH).read_bytes(), weights)
     except FileNotFoundError as error:
         raise ArtefactError(

@@ -3,7 +3,13 @@
 from collections.abc import Mapping
 from typing import Any
 
-from alite_jax.pages.table import COMPARISON_HEAD, card_rows, markdown, worst_first
+from alite_jax.pages.table import (
+    COMPARISON_HEAD,
+    UNKNOWN,
+    card_rows,
+    markdown,
+    worst_first,
+)
 
 _IMAGES = """\
 Images are uint8, 0 for black and 255 for white. `read_image` turns an image file \
@@ -29,6 +35,11 @@ network.classify(images)
 ```"""
 
 
+def _teacher(card: Mapping[str, Any]) -> str:
+    teacher = card["teacher"]
+    return UNKNOWN["name"] if teacher is None else f"a {teacher['name']}"
+
+
 def card_text(card: Mapping[str, Any]) -> str:
     """Returns `card.md`, which says what `card.json` holds."""
     height, width, channels = card["image_shape"]
@@ -40,7 +51,7 @@ def card_text(card: Mapping[str, Any]) -> str:
     parts += [[name, f"{size:,}"] for name, size in card["bytes"].items()]
     paragraphs = [
         f"# {card['name']} for {card['dataset']}",
-        f"Distilled from a {card['teacher']['name']} while it was pruned to"
+        f"Distilled from {_teacher(card)} while it was pruned to"
         f" {100 * card['density']:.1f} % of its weights. Takes {width}x{height} images"
         f" of {channels} channel{'s' * (channels > 1)} and knows"
         f" {len(card['classes'])} classes. Weights are stored as {card['values']};"
@@ -51,10 +62,11 @@ def card_text(card: Mapping[str, Any]) -> str:
         ),
         "\n".join(markdown([COMPARISON_HEAD, *card_rows(card)])),
         f"Accuracy is that on the {agreement['images']:,} evaluation images; it is"
-        f" lowest for {lowest}. The"
-        " teacher's bytes are those of its float32 weights and statistics. Both were"
-        f" exported in the same way and timed on {environment['device']} with jax"
-        f" {environment['jax']}, {environment['date']}. The exported program predicts"
+        f" lowest for {lowest}. A"
+        " teacher's bytes are those of its weights and statistics. It was exported in"
+        " the same way, unless it is from elsewhere, and both were timed on"
+        f" {environment['device']} with jax {environment['jax']},"
+        f" {environment['date']}. The exported program predicts"
         " the class that the network predicts for"
         f" {100 * agreement['same_classes']:.2f} % of the images; logits are at most"
         f" {agreement['logits_error']:.1g} apart, where"

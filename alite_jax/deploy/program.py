@@ -6,7 +6,6 @@ from functools import partial
 from typing import Any, NamedTuple, TypeVar
 
 import chex
-import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -17,6 +16,7 @@ from alite_jax.data.pipeline import in_batches
 from alite_jax.data.sources import Array
 from alite_jax.data.specs import DatasetSpec
 from alite_jax.errors import ArtefactError
+from alite_jax.models.model import Model
 from alite_jax.models.precision import Bounds
 
 PLATFORMS = ("cpu", "cuda", "tpu")
@@ -50,7 +50,7 @@ class Agreement(NamedTuple):
     images: int
 
 
-def forward_of(model: nn.Module, spec: DatasetSpec) -> Forward:
+def forward_of(model: Model, spec: DatasetSpec) -> Forward:
     """The program of a network: `forward(weights, images) -> logits`.
 
     Images are uint8 and normalised as `spec`, that of the data set, says.
@@ -58,7 +58,7 @@ def forward_of(model: nn.Module, spec: DatasetSpec) -> Forward:
 
     def forward(weights: chex.ArrayTree, images: jax.Array) -> jax.Array:
         inputs = normalize(images, spec.mean, spec.std)
-        logits: jax.Array = model.apply(weights, inputs, train=False)  # type: ignore[assignment]
+        logits: jax.Array = model.apply(weights, inputs, train=False)
         return logits
 
     return forward
@@ -70,7 +70,8 @@ def export_program(
     """Writes a program as StableHLO for `PLATFORMS`, with a free batch dimension.
 
     On a CPU it goes through the batch in groups of a fixed size and then image by
-    image: attention is several times as fast where it knows how many there are.
+    image: attention is several times as fast where it knows how many there are. So it
+    does everywhere if the network asks for a number of images, as with `len`.
 
     Args:
         forward: from `forward_of`.
@@ -81,14 +82,28 @@ def export_program(
     images = jax.ShapeDtypeStruct((batch, *image_shape), jnp.uint8)
     shapes = jax.tree.map(lambda a: jax.ShapeDtypeStruct(a.shape, a.dtype), weights)
 
+    in_groups = partial(_in_groups, forward)
+    anywhere = forward if _takes_any_batch(forward, shapes, images) else in_groups
+
     def program(weights: chex.ArrayTree, images: jax.Array) -> jax.Array:
         logits: jax.Array = jax.lax.platform_dependent(
-            weights, images, cpu=partial(_in_groups, forward), default=forward
+            weights, images, cpu=in_groups, default=anywhere
         )
         return logits
 
     exported = jax.export.export(jax.jit(program), platforms=PLATFORMS)(shapes, images)
     return bytes(exported.serialize())
+
+
+def _takes_any_batch(
+    forward: Forward, weights: chex.ArrayTree, images: jax.ShapeDtypeStruct
+) -> bool:
+    """Whether a program can be made without knowing how many images there are."""
+    try:
+        jax.eval_shape(forward, weights, images)
+    except Exception:  # A module may do anything with a number that is none.
+        return False
+    return True
 
 
 def _in_groups(

@@ -70,6 +70,13 @@ JOBS: dict[str, Job] = {
     "prepare": Job(
         "Download the data set and write it as TFDS files; needs no workdir."
     ),
+    "views": Job(
+        "Write the training images, for a table of a teacher's logits; needs no run.",
+        (
+            Flag("views", 4, "Fixed views of each image that --job=views writes."),
+            Flag("out", None, "Folder of the views. Left out: WORKDIR/views."),
+        ),
+    ),
     "cost": Job(
         "Count parameters, MACs and bytes of both networks; needs no data, no workdir.",
         (

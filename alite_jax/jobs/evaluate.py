@@ -6,13 +6,13 @@ from typing import Any
 
 from ml_collections import ConfigDict
 
-from alite_jax.config import validate
 from alite_jax.jax_settings import job, keep_compiled_programs
 from alite_jax.jobs.command import Command
 from alite_jax.pages.table import comparison_table
 from alite_jax.paths import user_path
 from alite_jax.runs.data import load_data
 from alite_jax.runs.evaluation import Evaluator
+from alite_jax.runs.given import Given
 from alite_jax.runs.networks import create_networks
 from alite_jax.runs.processes import say
 from alite_jax.runs.summary import compare, network_summary
@@ -25,12 +25,20 @@ def run(command: Command) -> None:
 
 
 @job
-def evaluate(config: ConfigDict, workdir: str | os.PathLike[str]) -> dict[str, Any]:
+def evaluate(
+    config: ConfigDict,
+    workdir: str | os.PathLike[str],
+    *,
+    student: Any = None,
+    teacher: Any = None,
+) -> dict[str, Any]:
     """Evaluates the newest checkpoints of a run on the evaluation split.
 
     Args:
         config: the run's own; the evaluation split and its batch size may differ.
         workdir: the run's folder.
+        student: as for `train`, if it was given there.
+        teacher: the same.
 
     Returns:
         `dataset`, `seed`, `teacher`, `student`, `ratios`, `accuracy_drop` and `seconds`
@@ -38,12 +46,22 @@ def evaluate(config: ConfigDict, workdir: str | os.PathLike[str]) -> dict[str, A
 
     Raises:
         AliteError: with one sentence, for example if there is no checkpoint.
+
+    Example:
+        >>> found = alite_jax.evaluate(config, workdir)
+        >>> trained = alite_jax.train(config, workdir)  # It is finished.
+        >>> found["student"]["accuracy"] == trained["student"]["accuracy"]
+        True
     """
-    validate(config)
+    given = Given(student, teacher)
+    config = given.named(config)
     data = load_data(config, user_path(workdir))
     started = time.monotonic()
-    results = []
-    for network in create_networks(config, data, user_path(workdir)):
+    results: list[Any] = []
+    for network in create_networks(config, data, user_path(workdir), given):
+        if network is None:
+            results.append(None)
+            continue
         evaluator = Evaluator(network.model, data, config.data.eval_batch_size)
         variables = network.restore(data.image_shape)
         results.append(network_summary(network, variables, evaluator, data))

@@ -4,7 +4,7 @@ import json
 import os
 import shutil
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from contextlib import nullcontext
 from dataclasses import replace
 from functools import partial
@@ -14,7 +14,6 @@ from typing import Any
 import jax
 from ml_collections import ConfigDict
 
-from alite_jax.config import validate
 from alite_jax.data.sources import Array, Data
 from alite_jax.deploy import artefact
 from alite_jax.deploy.card import card_text
@@ -37,7 +36,9 @@ from alite_jax.runs.data import load_data
 from alite_jax.runs.evaluation import Evaluator
 from alite_jax.runs.fit import Network
 from alite_jax.runs.folder import at_work, write_whole
-from alite_jax.runs.networks import compact_checked, compared_images, create_networks
+from alite_jax.runs.given import Given
+from alite_jax.runs.networks import create_networks
+from alite_jax.runs.starts import compact_checked, compared_images
 from alite_jax.runs.summary import network_summary
 from alite_jax.structure.compact import widths_as_json
 from alite_jax.training.state import Variables
@@ -61,6 +62,9 @@ def export(
     values: str = "int8",
     multiple: int = 1,
     tflite: bool = False,
+    *,
+    student: Any = None,
+    teacher: Any = None,
 ) -> dict[str, Any]:
     """Writes the student of a run to `WORKDIR/export`, checked and timed.
 
@@ -73,50 +77,76 @@ def export(
         values: how kept weights are stored, one of `alite_jax.deploy.pack.VALUES`.
         multiple: of the widths that compaction leaves; see `compact`.
         tflite: whether to write a program for LiteRT as well.
+        student: as for `train`, if it was given there. A network whose coupled channels
+            nobody knows is exported without being compacted.
+        teacher: the same.
 
     Returns:
         The content of `card.json`.
 
     Raises:
         AliteError: with one sentence, for whatever is wrong.
+
+    Example:
+        >>> card = alite_jax.export(config, workdir)
+        >>> card["agreement"]["same_classes"], card["image_shape"]
+        (1.0, [8, 8, 1])
+        >>> sorted(path.name for path in (workdir / "export").iterdir())
+        ['card.json', 'card.md', 'graph.stablehlo', 'weights.alite']
     """
-    validate(config)
+    given = Given(student, teacher)
+    config = given.named(config)
     folder = user_path(workdir)
     # A folder that is not there holds no run, and is not made by asking for one.
     with at_work(folder) if folder.is_dir() else nullcontext():
-        return _export(config, folder, values, multiple, tflite)
+        return _export(config, folder, values, multiple, tflite, given)
 
 
 def _export(
-    config: ConfigDict, folder: Path, values: str, multiple: int, tflite: bool
+    config: ConfigDict,
+    folder: Path,
+    values: str,
+    multiple: int,
+    tflite: bool,
+    given: Given,
 ) -> dict[str, Any]:
     data = load_data(config, folder)
     images = data.evaluation.images
-    teacher, student = create_networks(config, data, folder)
-    taught_by, trained = (net.restore(data.image_shape) for net in (teacher, student))
+    teacher, student = create_networks(config, data, folder, given)
+    trained = student.restore(data.image_shape)
 
-    # 1. Channels and heads that the masks leave without effect are cut out.
-    assert isinstance(student.model, ResNet)
-    some = compared_images(data)
-    smaller = compact_checked(student.model, trained, some, multiple)
-    compacted = replace(student, model=smaller.model)
+    # 1. Channels and heads that the masks leave without effect are cut out, where it is
+    # known what is coupled.
+    some, identity = compared_images(data), student.identity
+    model, variables = student.model, trained
+    if isinstance(student.model, ResNet):
+        smaller = compact_checked(student.model, trained, some, multiple)
+        model, variables = smaller.model, smaller.variables
+        identity = identity | {"widths": widths_as_json(smaller.model)}
+    compacted = replace(student, model=model)
 
     # 2. From here on the student is what a reader will unpack, rounded as it is stored.
-    model = student.identity | {"widths": widths_as_json(smaller.model)}
-    content = pack(model, smaller.variables, values)
+    content = pack(identity, variables, values)
     packed = unpack(content)
 
-    # 3. Both networks become programs in the same way, so that their times compare. A
-    # missing converter for LiteRT is noticed here, before anything is measured.
-    programs = {
-        "teacher": _program(teacher, taught_by, data),
-        "student": _program(compacted, packed.variables, data),
-    }
-    forward, weights, program = programs["student"]
+    # 3. Both networks become programs in the same way, so that their times compare; but
+    # a teacher from elsewhere may do what no exported program can. A missing converter
+    # for LiteRT is noticed here, before anything is measured.
+    forward, weights = _forward(compacted, packed.variables, data)
+    program = export_program(forward, weights, data.image_shape)
+    calls = {"student": artefact.compiled(program, weights)}
+    if teacher is not None:
+        taught_by = teacher.restore(data.image_shape)
+        ask, numbers = _forward(teacher, taught_by, data)
+        calls["teacher"] = jax.jit(partial(ask, numbers))
+        if teacher.variables is None:
+            theirs = export_program(ask, numbers, data.image_shape)
+            calls["teacher"] = artefact.compiled(theirs, numbers)
     lite = None
     if tflite:
-        simpler = forward_of(with_all_pairs(smaller.model), data.spec)
-        lite = tflite_program(simpler, weights, data.image_shape)
+        simpler = with_all_pairs(model) if isinstance(model, ResNet) else model
+        forward_lite = forward_of(simpler, data.spec)
+        lite = tflite_program(forward_lite, weights, data.image_shape)
 
     # 4. Everything goes to a draft, since an earlier export stays until this one is
     # whole. Reading it back needs what the card says by now.
@@ -133,16 +163,16 @@ def _export(
         "accuracy_before_packing": before["accuracy"],
         "macs_before_compaction": before["macs"],
         "packing_error": logits_change(
-            (smaller.model, smaller.variables), (smaller.model, packed.variables), some
+            (model, variables), (model, packed.variables), some
         ),
         "bytes": packed.sizes | {"program": len(program)},
-        "teacher": {
-            **measured(teacher, taught_by),
-            "bytes": sum(
-                leaf.nbytes for leaf in jax.tree.leaves(programs["teacher"][1])
-            ),
-        },
+        "teacher": None,
     }
+    if teacher is not None:
+        card["teacher"] = {
+            **measured(teacher, taught_by),
+            "bytes": sum(leaf.nbytes for leaf in jax.tree.leaves(numbers)),
+        }
     draft = folder / "export_draft"
     shutil.rmtree(draft, ignore_errors=True)
     write_whole(draft / artefact.WEIGHTS, content)
@@ -150,7 +180,7 @@ def _export(
     write_whole(draft / artefact.CARD, json.dumps(card))
 
     # 5. What is read back must predict what the network predicts, on every image.
-    allowed = bounds(smaller.model.dtype, weights)
+    allowed = bounds(config.compute.dtype, weights)
     network = partial(jax.jit(forward), weights)
     check = partial(compare, network=network, images=images, allowed=allowed)
     agreement = check(artefact.load(draft).logits)
@@ -165,7 +195,7 @@ def _export(
         write_whole(draft / artefact.TFLITE, lite)
 
     # 6. Timed beside its teacher, it takes the place of an earlier export.
-    card["milliseconds"] = _times(programs, images)
+    card["milliseconds"] = _times(calls, images)
     card["environment"] = {
         "jax": jax.__version__,
         "device": parallel.describe_devices(),
@@ -179,13 +209,12 @@ def _export(
     return card
 
 
-def _program(
+def _forward(
     network: Network, variables: Variables, data: Data
-) -> tuple[Forward, Variables, bytes]:
-    """A network's function, the weights that it is called with, and its export."""
-    weights = jax.device_put({n: variables[n] for n in ("params", "batch_stats")})
-    forward = forward_of(network.model, data.spec)
-    return forward, weights, export_program(forward, weights, data.image_shape)
+) -> tuple[Forward, Variables]:
+    """A network's function and the weights that it is called with."""
+    weights = {name: variables.get(name, {}) for name in ("params", "batch_stats")}
+    return forward_of(network.model, data.spec), jax.device_put(weights)
 
 
 def _measured(
@@ -196,14 +225,10 @@ def _measured(
 
 
 def _times(
-    programs: Mapping[str, tuple[Forward, Variables, bytes]], images: Array
+    calls: Mapping[str, Callable[..., Any]], images: Array
 ) -> dict[str, dict[str, float]]:
     """Milliseconds of each network by batch."""
-    calls = {
-        phase: artefact.compiled(content, weights)
-        for phase, (_, weights, content) in programs.items()
-    }
-    times: dict[str, dict[str, float]] = {phase: {} for phase in programs}
+    times: dict[str, dict[str, float]] = {phase: {} for phase in calls}
     for batch in BATCHES:
         for phase, median in milliseconds(calls, images[:batch]).items():
             times[phase][str(batch)] = median

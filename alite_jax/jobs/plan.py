@@ -25,7 +25,7 @@ from alite_jax.models.resnet import ResNet
 from alite_jax.runs.networks import draw_masks
 from alite_jax.sparsity.masks import apply_masks, count_nonzero, is_prunable
 from alite_jax.structure.compact import compact, widths_as_json
-from alite_jax.structure.configured import create_structure
+from alite_jax.structure.configured import compactable, create_structure
 from alite_jax.structure.widths import TOLERANCE, choose_widths
 from alite_jax.trees import named_leaves, nested
 
@@ -89,14 +89,25 @@ def plan(config: ConfigDict, kind: str, value: float, batch: int = 1) -> Planned
         value: the target; MACs of at most 1 are a fraction of the student's.
         batch: images in a batch, for milliseconds.
 
+    Returns:
+        A named tuple: `changes`, what to override in the configuration; `reached`, what
+        that gives; `table`, for milliseconds, the times by fraction of the MACs.
+
     Raises:
         ConfigError: there is no such kind, or the target cannot be reached.
+
+    Example:
+        >>> planned = alite_jax.plan(config, "macs", 0.8)
+        >>> planned.changes
+        {'pruning.structure': 'heads', 'pruning.macs': 0.8}
+        >>> smaller = alite_jax.override(config, planned.changes)
     """
     if kind not in _KINDS:
         raise ConfigError(f"--target: {kind!r} is none; {nearest(kind, _KINDS)}")
     validate(config)
     dataset = describe(config.data)
     model = configured_model(config, "student", dataset)
+    model = compactable(model, "--job=plan tries out widths")
     student = _Student(model, dataset, image_shape(config, dataset))
     return _KINDS[kind](config, student, value, batch)
 
@@ -104,15 +115,16 @@ def plan(config: ConfigDict, kind: str, value: float, batch: int = 1) -> Planned
 def _parameters(
     config: ConfigDict, student: _Student, value: float, batch: int
 ) -> Planned:
-    shapes = jax.eval_shape(partial(_draw, student.model, student.shape))["params"]
-    sizes = {path: leaf.size for path, leaf in named_leaves(shapes)}
-    prunable = sum(size for path, size in sizes.items() if is_prunable(path))
-    density = (value - (sum(sizes.values()) - prunable)) / prunable
+    params = jax.eval_shape(partial(_draw, student.model, student.shape))["params"]
+    named = named_leaves(params)
+    whole = sum(leaf.size for _, leaf in named)
+    prunable = sum(leaf.size for path, leaf in named if is_prunable(path, leaf))
+    density = (value - (whole - prunable)) / prunable
     if not 0 < density <= 1:
-        fewest = sum(sizes.values()) - prunable
+        fewest = whole - prunable
         raise ConfigError(
             f"--target: {value:,.0f} parameters cannot be reached: {fewest:,} are never"
-            f" pruned, and the whole student has {sum(sizes.values()):,}"
+            f" pruned, and the whole student has {whole:,}"
         )
     changes = {"student.density": round(density, 6)}
     kept, params = _masks(override(config, changes), student)

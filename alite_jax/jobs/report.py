@@ -6,12 +6,10 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-import flax.linen as nn
 import jax
 import numpy as np
 from ml_collections import ConfigDict
 
-from alite_jax.config import validate
 from alite_jax.config.run_config import to_json
 from alite_jax.counting.comparison import configured_costs
 from alite_jax.data.pipeline import in_batches
@@ -20,15 +18,22 @@ from alite_jax.deploy.program import forward_of
 from alite_jax.errors import CheckpointError
 from alite_jax.jax_settings import job, keep_compiled_programs
 from alite_jax.jobs.command import Command
+from alite_jax.models.model import Model
 from alite_jax.pages import run_plots
 from alite_jax.pages.attention_maps import attention_maps
 from alite_jax.pages.class_sections import accuracy_of_classes, confusion
 from alite_jax.pages.cost_table import networks_table
 from alite_jax.pages.report_page import Section, report_page
-from alite_jax.pages.table import COMPARISON_HEAD, card_rows, comparison_rows
+from alite_jax.pages.table import (
+    COMPARISON_HEAD,
+    UNKNOWN,
+    card_rows,
+    comparison_rows,
+)
 from alite_jax.paths import user_path
 from alite_jax.runs.data import load_data
 from alite_jax.runs.folder import read_card, read_summary, write_whole
+from alite_jax.runs.given import Given
 from alite_jax.runs.metrics import read_metrics
 from alite_jax.runs.networks import create_networks
 from alite_jax.training.state import Variables
@@ -45,12 +50,20 @@ def run(command: Command) -> None:
 
 
 @job
-def report(config: ConfigDict, workdir: str | os.PathLike[str]) -> Path:
+def report(
+    config: ConfigDict,
+    workdir: str | os.PathLike[str],
+    *,
+    student: Any = None,
+    teacher: Any = None,
+) -> Path:
     """Writes `WORKDIR/report/index.html`, a page that carries all its pictures.
 
     Args:
         config: the run's own.
         workdir: the folder of a finished run; if it was exported, that is in the page.
+        student: as for `train`, if it was given there.
+        teacher: the same.
 
     Returns:
         The path of the page.
@@ -58,8 +71,14 @@ def report(config: ConfigDict, workdir: str | os.PathLike[str]) -> Path:
     Raises:
         CheckpointError: the run is not finished.
         AliteError: with one sentence, for whatever else is wrong.
+
+    Example:
+        >>> page = alite_jax.report(config, workdir)
+        >>> page.relative_to(workdir).as_posix()
+        'report/index.html'
     """
-    validate(config)
+    given = Given(student, teacher)
+    config = given.named(config)
     folder = user_path(workdir)
     summary = read_summary(folder)
     if summary is None or "student" not in summary:
@@ -67,27 +86,23 @@ def report(config: ConfigDict, workdir: str | os.PathLike[str]) -> Path:
             f"{folder} holds no finished run, which a report is about; train it first"
         )
     data = load_data(config, folder)
-    _, network = create_networks(config, data, folder)
+    _, network = create_networks(config, data, folder, given)
     model, variables = network.model, network.restore(data.image_shape)
     records = read_metrics(folder)
-    student, ratios = summary["student"], summary["ratios"]
+    costs = configured_costs(config, data.spec, student, teacher)
     environment = summary["environment"]
     page = report_page(
-        f"{student['name']} on {summary['dataset']}",
+        f"{summary['student']['name']} on {summary['dataset']}",
         f"Seed {summary['seed']}; {len(data.evaluation):,} evaluation images; trained"
         f" on {environment['device']} with jax {environment['jax']}.",
-        [
-            (f"{100 * student['accuracy']:.2f} %", "accuracy"),
-            (f"{-summary['accuracy_drop']:+.2f}", "points against its teacher"),
-            (f"{ratios['parameters']:.1f}x", "fewer non-zero parameters"),
-            (f"{ratios['nonzero_macs']:.1f}x", "fewer non-zero MACs"),
-        ],
+        _figures(summary),
         [
             _comparison(summary),
             *accuracy_of_classes(summary),
             Section(
                 "Learning",
-                "First the teacher, then the student, distilled while it is pruned.",
+                "The teacher, if it was trained in this run, and the student, which is"
+                " distilled while it is pruned.",
                 run_plots.draw(run_plots.curves, records),
             ),
             *_layers(records, variables),
@@ -96,7 +111,7 @@ def report(config: ConfigDict, workdir: str | os.PathLike[str]) -> Path:
             Section(
                 "Cost of each layer",
                 "Parameters, MACs and bytes of one image, masks as the density says.",
-                folded=networks_table(*configured_costs(config, data.spec), "table"),
+                folded=networks_table(*costs, "table"),
             ),
             *_export(read_card(folder)),
             Section("Configuration", folded=to_json(config)),
@@ -106,8 +121,23 @@ def report(config: ConfigDict, workdir: str | os.PathLike[str]) -> Path:
     return folder / FILE
 
 
+def _figures(summary: Mapping[str, Any]) -> list[tuple[str, str]]:
+    """What stands at the head of the page, with what it means."""
+    figures = [(f"{100 * summary['student']['accuracy']:.2f} %", "accuracy")]
+    if summary["teacher"] is None:
+        density = 100 * summary["student"]["density"]
+        return [*figures, (f"{density:.1f} %", "of the weights")]
+    ratios = summary["ratios"]
+    return [
+        *figures,
+        (f"{-summary['accuracy_drop']:+.2f}", "points against its teacher"),
+        (f"{ratios['parameters']:.1f}x", "fewer non-zero parameters"),
+        (f"{ratios['nonzero_macs']:.1f}x", "fewer non-zero MACs"),
+    ]
+
+
 def _comparison(summary: Mapping[str, Any]) -> Section:
-    teacher, student = summary["teacher"], summary["student"]
+    teacher, student = summary["teacher"] or UNKNOWN, summary["student"]
     return Section(
         "Teacher and student",
         f"{teacher['name']}, and {student['name']} at density"
@@ -125,13 +155,15 @@ def _comparison(summary: Mapping[str, Any]) -> Section:
 
 def _layers(records: run_plots.Records, variables: Variables) -> list[Section]:
     """Densities and masks, for a student that is pruned."""
-    kernels = {
-        path.removesuffix("/kernel"): np.asarray(mask)
+    pruned = {
+        path.removesuffix("/kernel"): np.reshape(mask, (-1, np.shape(mask)[-1]))
         for path, mask in named_leaves(variables["masks"])
-        if np.ndim(mask) == 2 and "stage" in path
+        if np.ndim(mask) > 0
     }
-    if not kernels:
+    if not pruned:
         return []
+    # Of this project's networks, the matrices of the blocks.
+    kernels = {name: m for name, m in pruned.items() if "stage" in name} or pruned
     # Eight of them, from everywhere in the network.
     names = [name for name in kernels if name.endswith(("query", "value", "expand"))]
     names = (names or list(kernels))[:: max(1, len(names) // 8)][:8]
@@ -149,7 +181,7 @@ def _layers(records: run_plots.Records, variables: Variables) -> list[Section]:
     ]
 
 
-def _attention(model: nn.Module, variables: Variables, data: Data) -> list[Section]:
+def _attention(model: Model, variables: Variables, data: Data) -> list[Section]:
     """The maps of the first attention layer, for a student that has one."""
     paths = [
         path.removesuffix("/row_embeddings")
@@ -171,7 +203,7 @@ def _attention(model: nn.Module, variables: Variables, data: Data) -> list[Secti
 
 
 def _predictions(
-    model: nn.Module, variables: Variables, data: Data, classes: Sequence[str]
+    model: Model, variables: Variables, data: Data, classes: Sequence[str]
 ) -> list[Section]:
     """Correct and wrong predictions of evaluation images, and how many of each."""
     images, labels = data.evaluation.images, np.asarray(data.evaluation.labels)

@@ -60,6 +60,23 @@ def run_study(
         ConfigError: the study, a name or an older result is wrong; nothing was done.
         TrainingError: the training of some runs failed, at the end of the others.
         AliteError: with one sentence, for whatever else stops a run.
+
+    Example:
+        >>> from alite_jax.study.declaration import Row, Study
+        >>> taught = alite_jax.override(config, {"teacher.workdir": str(workdir)})
+        >>> study = Study(
+        ...     name="alpha",
+        ...     title="Alpha",
+        ...     description="How much a student should listen to its teacher.",
+        ...     config="digits",
+        ...     overrides=taught,
+        ...     rows={"half": Row("teacher and labels", "distillation.alpha=0.5")},
+        ... )
+        >>> records = alite_jax.run_study(study, workdir / "study", workdir / "results")
+        >>> [record["summary"]["seed"] for record in records["half"]]
+        [0]
+        >>> (workdir / "results" / "README.md").read_text().splitlines()[0]
+        '# Alpha'
     """
     folder = user_path(workdir)
     target = user_path(Path("results") / study.name if results is None else results)

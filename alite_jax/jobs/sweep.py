@@ -12,7 +12,8 @@ from ml_collections import ConfigDict
 
 from alite_jax.config import flatten, override
 from alite_jax.config.run_config import FILE, read_config
-from alite_jax.config.validation import plain
+from alite_jax.config.types import plain
+from alite_jax.config.validation import given_teacher
 from alite_jax.errors import ConfigError, TrainingError
 from alite_jax.jax_settings import keep_compiled_programs
 from alite_jax.jobs.command import Command
@@ -20,6 +21,7 @@ from alite_jax.jobs.train import train, train_teacher
 from alite_jax.pages.table import aligned
 from alite_jax.paths import user_path
 from alite_jax.runs.folder import FREE_FIELDS, write_whole
+from alite_jax.runs.given import Given, Optimizer
 from alite_jax.runs.processes import by_first
 from alite_jax.study.runs import Run, train_runs
 
@@ -48,6 +50,9 @@ def sweep(
     workdir: str | os.PathLike[str] = "runs/sweep",
     *,
     shard: str = "0/1",
+    student: Any = None,
+    teacher: Any = None,
+    optimizer: Optimizer | None = None,
 ) -> list[dict[str, Any]]:
     """Trains a run for every combination of values; the same call again resumes.
 
@@ -61,6 +66,9 @@ def sweep(
             shard `sweep-0-of-4.json`) has the table.
         shard: `"i/n"`: every n-th run from the i-th, counted from 0. So n machines
             share the sweep; each trains the teachers that its runs need.
+        student: of all runs; see `train`, as for the next two.
+        teacher: of all runs.
+        optimizer: of all students.
 
     Returns:
         The table, a row for each run: the values by field, then `accuracy`,
@@ -70,7 +78,17 @@ def sweep(
     Raises:
         ConfigError: a field, a value or the shard is wrong; nothing was done.
         AliteError: with one sentence, for whatever stops all runs.
+
+    Example:
+        >>> taught = alite_jax.override(config, {"teacher.workdir": str(workdir)})
+        >>> grid = {"student.density": [0.2, 0.1], "pruning.method": ["rigl"]}
+        >>> table = alite_jax.sweep(taught, grid, workdir / "sweep")
+        >>> [row["student.density"] for row in table]
+        [0.2, 0.1]
+        >>> os.path.basename(table[0]["workdir"])
+        'density=0.2,method=rigl'
     """
+    config = Given(student, teacher, optimizer).named(config)
     folder = user_path(workdir)
     index, count = _read_shard(shard)
     points = dict(list(sweep_points(config, grid).items())[index::count])
@@ -79,9 +97,18 @@ def sweep(
     of_table = f"-{index}-of-{count}" if count > 1 else ""
 
     def train_one(run: Run) -> dict[str, Any]:
-        return (train if run.name in points else train_teacher)(run.config, run.folder)
+        if run.name not in points:
+            return train_teacher(run.config, run.folder)
+        return train(
+            run.config,
+            run.folder,
+            student=student,
+            teacher=teacher,
+            optimizer=optimizer,
+        )
 
     table: list[dict[str, Any]] = []
+    row: dict[str, Any]
     errors: dict[str, str] = {}
     runs = _sweep_runs(config, points, folder, of_teachers)
     for run, result in train_runs("sweep", runs, train_one):
@@ -91,8 +118,9 @@ def sweep(
             errors[run.name] = next(of_teacher, str(result))
             row = {"error": errors[run.name]}
         elif run.name in points:
+            # Of a teacher in a table of logits nothing is known.
             found = flatten(result)
-            row = {name: found[field] for name, (field, _) in _COLUMNS.items()}
+            row = {name: found.get(field) for name, (field, _) in _COLUMNS.items()}
             row["workdir"] = run.name
         if run.name in points:
             table.append(points[run.name][0] | row)
@@ -151,7 +179,7 @@ def _sweep_runs(
     runs: dict[str, Run] = {}
     for name, (_, point) in points.items():
         needs: tuple[str, ...] = ()
-        if not point.teacher.workdir:
+        if not given_teacher(point):
             wanted = _of_teacher(point)
             if wanted not in teachers:
                 teachers.append(wanted)
@@ -191,7 +219,10 @@ def sweep_table(table: Sequence[Mapping[str, Any]]) -> str:
     for row in table:
         told = ["failed", *[""] * len(_COLUMNS)]
         if "error" not in row:
-            told = [show(row[name]) for name, (_, show) in _COLUMNS.items()]
+            told = [
+                "-" if row[name] is None else show(row[name])
+                for name, (_, show) in _COLUMNS.items()
+            ]
             told.append(row["workdir"])
         rows.append([*(str(row[field]) for field in fields), *told])
     return "\n".join(aligned(rows, left=len(fields)))

@@ -11,7 +11,8 @@ from typing import Any
 import jax
 from ml_collections import ConfigDict
 
-from alite_jax.config import validate
+from alite_jax.config import flatten, validate
+from alite_jax.config.validation import given_teacher
 from alite_jax.data.sources import Data, shared_examples
 from alite_jax.errors import ConfigError
 from alite_jax.jax_settings import job, keep_compiled_programs
@@ -23,11 +24,13 @@ from alite_jax.runs.data import load_data
 from alite_jax.runs.evaluation import Evaluator
 from alite_jax.runs.fit import Network, fit
 from alite_jax.runs.folder import at_work, claim, read_summary, record_spec
+from alite_jax.runs.given import Given, Optimizer
 from alite_jax.runs.metrics import MetricWriter, NoWriter
 from alite_jax.runs.networks import create_networks
 from alite_jax.runs.processes import is_first, say
 from alite_jax.runs.summary import compare, network_summary, write_summary
-from alite_jax.sparsity.masks import nominal_density
+from alite_jax.runs.teachers import check_answers, open_table, write_weights
+from alite_jax.sparsity.masks import nominal_density, pruning_rules
 from alite_jax.training.rewire import check_rewiring_steps, rewiring_steps
 
 
@@ -38,7 +41,14 @@ def run(command: Command) -> None:
 
 
 @job
-def train(config: ConfigDict, workdir: str | os.PathLike[str]) -> dict[str, Any]:
+def train(
+    config: ConfigDict,
+    workdir: str | os.PathLike[str],
+    *,
+    student: Any = None,
+    teacher: Any = None,
+    optimizer: Optimizer | None = None,
+) -> dict[str, Any]:
     """Trains a teacher unless one is given, then distils and prunes a student.
 
     The same call again resumes; a finished run is reported and left as it is.
@@ -46,14 +56,33 @@ def train(config: ConfigDict, workdir: str | os.PathLike[str]) -> dict[str, Any]
     Args:
         config: from `alite_jax.get_config`.
         workdir: the run's folder, made if missing.
+        student: a network instead of the one that the configuration names: a linen or
+            nnx module of images `[batch, height, width, channels]` to logits `[batch,
+            classes]`, or a function that makes one; see
+            `alite_jax.models.foreign.foreign_model`.
+        teacher: one that is trained already: a pair of a function (variables, images)
+            -> logits and its variables, or an nnx module; see
+            `alite_jax.models.given.given_network`. The fields `teacher.output`,
+            `teacher.normalization` and `teacher.image_size` say more about it.
+        optimizer: of the student: an optax transformation, or a function that makes one
+            from the number of its steps.
 
     Returns:
         The content of `summary.json`; see the README.
 
     Raises:
         AliteError: with one sentence, for whatever stops the run.
+
+    Example:
+        >>> summary = alite_jax.train(config, workdir)
+        >>> student, teacher = summary["student"], summary["teacher"]
+        >>> student["nonzero_parameters"] < teacher["parameters"]
+        True
+        >>> alite_jax.train(config, workdir) == summary  # Nothing is trained again.
+        True
     """
-    validate(config)
+    given = Given(student, teacher, optimizer)
+    config = given.named(config)
     folder = user_path(workdir)
     with at_work(folder):
         claim(folder, config)
@@ -68,33 +97,43 @@ def train(config: ConfigDict, workdir: str | os.PathLike[str]) -> dict[str, Any]
         record_spec(folder, data.spec)
         steps_per_epoch = max(1, len(data.train) // config.data.batch_size)
         check_rewiring_steps(config, rewiring_steps(config, steps_per_epoch))
-        teacher, student = create_networks(config, data, folder)
+        networks = create_networks(config, data, folder, given)
+        table = open_table(config, data)
         evaluators = {
             network.phase: Evaluator(network.model, data, config.data.eval_batch_size)
-            for network in (teacher, student)
+            for network in networks
+            if network is not None
         }
         if config.logging.progress and is_first():
-            print(_announcement(config, data, folder, student), file=sys.stderr)
+            print(_announcement(config, data, folder, *networks), file=sys.stderr)
 
         # The teacher, then the student, which learns from it while it is pruned.
         started = time.monotonic()
-        seconds = {}
+        seconds: dict[str, float] = {}
+        frozen = None
+        taught, learner = networks
         with _open_writer(config, folder) as writer:
-            if config.teacher.workdir:
-                teacher_variables = teacher.restore(data.image_shape)
-            else:
-                teacher_variables, seconds["teacher_training"] = fit(
-                    teacher, None, config, data, evaluators["teacher"], writer
-                )
-            frozen = (teacher.model, teacher_variables)
-            student_variables, seconds["student_training"] = fit(
-                student, frozen, config, data, evaluators["student"], writer
+            if taught is not None:
+                if given_teacher(config):
+                    numbers = taught.restore(data.image_shape)
+                    if taught.variables is not None:
+                        check_answers(taught, data)
+                else:
+                    numbers, seconds["teacher_training"] = fit(
+                        taught, None, config, data, evaluators["teacher"], writer
+                    )
+                    write_weights(folder, taught, numbers, data)
+                frozen = (taught.model, numbers)
+            variables, seconds["student_training"] = fit(
+                learner, frozen or table, config, data, evaluators["student"], writer
             )
 
         summarize = partial(network_summary, data=data)
         results = compare(
-            summarize(teacher, teacher_variables, evaluators["teacher"]),
-            summarize(student, student_variables, evaluators["student"]),
+            summarize(taught, frozen[1], evaluators["teacher"])
+            if taught is not None and frozen is not None
+            else None,
+            summarize(learner, variables, evaluators["student"]),
         )
         seconds["this_process"] = time.monotonic() - started
         summary = write_summary(folder, config, data.spec.name, results, seconds)
@@ -120,13 +159,20 @@ def train_teacher(
 
     Raises:
         AliteError: with one sentence, for whatever stops the run.
+
+    Example:
+        >>> summary = alite_jax.train_teacher(config, workdir)
+        >>> summary["teacher"]["density"]
+        1.0
+        >>> other = {"teacher.workdir": str(workdir), "student.density": 0.5}
+        >>> other = alite_jax.override(config, other)  # A run with this teacher.
     """
     validate(config)
     folder = user_path(workdir)
-    if config.teacher.workdir:
+    if field := given_teacher(config):
         raise ConfigError(
-            f"teacher.workdir is {config.teacher.workdir}, whose teacher needs no"
-            " training; set it to '' to train another one"
+            f"{field} is {flatten(config)[field]}, whose teacher needs no training; set"
+            " it to '' to train another one"
         )
     with at_work(folder):
         claim(folder, config)
@@ -135,10 +181,12 @@ def train_teacher(
         data = load_data(config, folder)
         record_spec(folder, data.spec)
         teacher, _ = create_networks(config, data, folder)
+        assert teacher is not None
         evaluator = Evaluator(teacher.model, data, config.data.eval_batch_size)
         started = time.monotonic()
         with _open_writer(config, folder) as writer:
             variables, training = fit(teacher, None, config, data, evaluator, writer)
+        write_weights(folder, teacher, variables, data)
         found = network_summary(teacher, variables, evaluator, data)
         seconds = {
             "teacher_training": training,
@@ -156,14 +204,19 @@ def _open_writer(config: ConfigDict, folder: Path) -> AbstractContextManager[Any
 
 
 def _announcement(
-    config: ConfigDict, data: Data, folder: Path, student: Network
+    config: ConfigDict,
+    data: Data,
+    folder: Path,
+    teacher: Network | None,
+    student: Network,
 ) -> str:
     """What is about to happen, since compiling makes the first epoch's line late."""
     shared = shared_examples(config.data, data.spec)
     also_trained = f" ({shared:,} of them are trained on, too)" if shared else ""
     asked = config.student.density
     params = student.template(data.image_shape)["params"]
-    reached = nominal_density(params, asked, config.pruning.distribution)
+    rules = pruning_rules(config.pruning.dense)
+    reached = nominal_density(params, asked, config.pruning.distribution, rules)
     # Rounding to whole weights is no news.
     said = f"density {asked:g}"
     if reached > 1.01 * asked:
@@ -175,10 +228,13 @@ def _announcement(
             f" and {chosen.macs:,} of {chosen.dense_macs:,} MACs"
             f" ({chosen.macs / chosen.dense_macs:.1%})"
         )
+    taught_by = config.teacher.logits
+    if teacher is not None:
+        taught_by = teacher.identity["model"]
     devices = f"{parallel.device_count()} {jax.default_backend()} device(s)"
     return (
         f"{data.spec.name}: {len(data.train):,} images to train and"
         f" {len(data.evaluation):,} to evaluate on{also_trained}; teacher"
-        f" {config.teacher.model}, student {config.student.model} at {said}{units};"
+        f" {taught_by}, student {student.identity['model']} at {said}{units};"
         f" on {devices}, in {folder}; compiling comes first and takes a while"
     )

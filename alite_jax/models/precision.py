@@ -16,7 +16,9 @@ import jax.numpy as jnp
 import numpy as np
 from jax.typing import DTypeLike
 
-Network = tuple[nn.Module, chex.ArrayTree]  # With its variables.
+from alite_jax.models.model import Model
+
+Network = tuple[Model, chex.ArrayTree]  # With its variables.
 
 # Of the largest logit, whatever the precision: programs may add in another order.
 _LEAST = 1e-3
@@ -70,7 +72,8 @@ def _significant_bits(dtype: DTypeLike) -> int:
 def logits_change(before: Network, after: Network, images: jax.Array) -> float:
     """The largest difference of a logit, as a fraction of the largest of `before`.
 
-    Both networks compute in float32, at the highest precision, whatever their dtype.
+    Both networks compute at the highest precision, those of this project in float32,
+    whatever their dtype.
 
     Args:
         before: a module and its variables.
@@ -78,9 +81,11 @@ def logits_change(before: Network, after: Network, images: jax.Array) -> float:
         images: normalised, float32 `[batch, height, width, channels]`.
     """
 
-    def logits(module: nn.Module, variables: chex.ArrayTree) -> np.ndarray:
-        weights = {name: variables[name] for name in ("params", "batch_stats")}
-        exact = partial(module.clone(dtype=jnp.float32).apply, train=False)
+    def logits(model: Model, variables: chex.ArrayTree) -> np.ndarray:
+        weights = {n: variables.get(n, {}) for n in ("params", "batch_stats")}
+        if isinstance(model, nn.Module):  # One of this project, all of which have it.
+            model = model.clone(dtype=jnp.float32)
+        exact = partial(model.apply, train=False)
         with jax.default_matmul_precision("highest"):
             return np.asarray(jax.jit(exact)(weights, images))
 

@@ -33,6 +33,11 @@ BLOCKS = {
 BASIC_DEPTHS = (18, 34)  # Of basic blocks; the others are of bottlenecks.
 PAPER_DEPTHS = (26, 38, 50)  # Those with attention; the others are teachers.
 STEMS = ("conv", "attention", "imagenet")
+# What the field `stem` of a network may be; a teacher is convolutional.
+STEM_CHOICES = {
+    "teacher": ("conv", "imagenet", "auto"),
+    "student": (*STEMS, "auto"),
+}
 
 # Options of `create_model` that are fields of the student's configuration; a teacher,
 # which is convolutional, has the defaults.

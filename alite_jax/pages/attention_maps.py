@@ -12,11 +12,12 @@ from alite_jax.data.augment import normalize
 from alite_jax.data.specs import DatasetSpec
 from alite_jax.errors import ConfigError, nearest
 from alite_jax.models.layers import LocalSelfAttention, pointwise
+from alite_jax.models.model import Model
 from alite_jax.ops.window_weights import window_weights
 
 
 def attention_maps(
-    model: nn.Module,
+    model: Model,
     variables: chex.ArrayTree,
     images: np.ndarray,
     spec: DatasetSpec,

@@ -17,7 +17,8 @@ def accuracy_of_classes(summary: Mapping[str, Any]) -> list[Section]:
         summary: the content of `summary.json`; those from before say nothing of it.
     """
     teacher, student = (
-        summary[network].get("class_accuracy") for network in ("teacher", "student")
+        (summary[network] or {}).get("class_accuracy")
+        for network in ("teacher", "student")
     )
     if not teacher or not student:
         return []

@@ -38,11 +38,13 @@ _READINGS = {
 }
 
 
-def networks_table(teacher: NetworkCosts, student: NetworkCosts, format: str) -> str:
+def networks_table(
+    teacher: NetworkCosts | None, student: NetworkCosts, format: str
+) -> str:
     """Layers of both networks, their totals, and how these compare.
 
     Args:
-        teacher: its costs.
+        teacher: its costs, or None, of which nothing is said then.
         student: its costs.
         format: one of `alite_jax.pages.table.FORMATS`. JSON has for each network
             `name`, `density`, `layers` and `total` with the fields of `Cost`, and
@@ -51,14 +53,18 @@ def networks_table(teacher: NetworkCosts, student: NetworkCosts, format: str) ->
     Returns:
         Text without a trailing line break.
     """
-    networks = {"teacher": teacher, "student": student}
+    networks = {"student": student}
+    if teacher is not None:
+        networks = {"teacher": teacher, "student": student}
     if format == "json":
         described: dict[str, Any] = {
             role: _described(network)
             | {"layers": {path: asdict(cost) for path, cost in network.layers.items()}}
             for role, network in networks.items()
         }
-        return json.dumps(described | {"ratios": ratios(teacher, student)}, indent=2)
+        if teacher is not None:
+            described["ratios"] = ratios(teacher, student)
+        return json.dumps(described, indent=2)
     lines = []
     for role, network in networks.items():
         rows = [["layer", *_COLUMNS]]
@@ -68,6 +74,8 @@ def networks_table(teacher: NetworkCosts, student: NetworkCosts, format: str) ->
         density = f"{100 * network.density:g} %"
         lines.append(f"{role}: {network.name} at density {density}, one image")
         lines += ["", *_laid_out(rows, format), ""]
+    if teacher is None:
+        return "\n".join(lines).rstrip()
     rows = [["", "teacher", "student", "teacher / student"]]
     for name, pair in readings(teacher, student).items():
         rows.append(compared(_READINGS[name], *pair, change=lambda r: f"{_digits(r)}x"))

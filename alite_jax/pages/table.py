@@ -11,6 +11,10 @@ from typing import Any
 FORMATS = ("table", "markdown", "json")
 TABLES = ("networks", "paper")
 
+# In the place of a teacher of which there are only logits.
+UNKNOWN: Mapping[str, Any] = {"name": "a table of its logits"}
+_NOTHING = "-"
+
 COMPARISON_HEAD = ["", "teacher", "student", "change"]
 CLASS_HEAD = ["class", *COMPARISON_HEAD[1:]]
 # Not in summaries from before; top-5 only with many classes.
@@ -39,7 +43,7 @@ def comparison_table(summary: Mapping[str, Any]) -> str:
     student = summary["student"]
     head = [
         f"{summary['dataset']}, seed {summary['seed']}",
-        f"teacher: {summary['teacher']['name']}",
+        f"teacher: {(summary['teacher'] or UNKNOWN)['name']}",
         f"student: {student['name']} at density {_percent(student['density'])}",
     ]
     rows = [COMPARISON_HEAD, *comparison_rows(summary)]
@@ -52,18 +56,20 @@ def comparison_table(summary: Mapping[str, Any]) -> str:
 
 def comparison_rows(summary: Mapping[str, Any]) -> list[list[str]]:
     """The networks of `summary.json` beside each other, below `COMPARISON_HEAD`."""
-    teacher, student = summary["teacher"], summary["student"]
+    teacher, student = summary["teacher"] or UNKNOWN, summary["student"]
     # Without `nonzero_macs`, a teacher is dense.
-    return _network_rows({"nonzero_macs": teacher["macs"]} | teacher, student)
+    return _network_rows({"nonzero_macs": teacher.get("macs"), **teacher}, student)
 
 
 def card_rows(card: Mapping[str, Any]) -> list[list[str]]:
     """The networks of `card.json` beside each other, below `COMPARISON_HEAD`."""
-    teacher, times = card["teacher"], card["milliseconds"]
+    teacher, times = card["teacher"] or UNKNOWN, card["milliseconds"]
     rows = _network_rows(teacher, card)
-    rows.append(compared("bytes of the weights", teacher["bytes"], weight_bytes(card)))
+    theirs = teacher.get("bytes")
+    rows.append(compared("bytes of the weights", theirs, weight_bytes(card)))
     for batch, ours in times["student"].items():
-        label, theirs = f"milliseconds, batch of {batch}", times["teacher"][batch]
+        theirs = times.get("teacher", {}).get(batch)
+        label = f"milliseconds, batch of {batch}"
         rows.append(compared(label, theirs, ours, ".2f", _faster))
     return rows
 
@@ -99,7 +105,7 @@ def _network_rows(
     teacher: Mapping[str, Any], student: Mapping[str, Any]
 ) -> list[list[str]]:
     networks = teacher, student
-    rows = [_accuracy_row("accuracy", *(network["accuracy"] for network in networks))]
+    rows = [_accuracy_row("accuracy", teacher.get("accuracy"), student["accuracy"])]
     for label, name in _OTHER_ACCURACIES:
         if all(name in network for network in networks) and not all(
             # As is the mean of classes that have as many images each.
@@ -107,11 +113,14 @@ def _network_rows(
             for network in networks
         ):
             rows.append(_accuracy_row(label, *(network[name] for network in networks)))
-    rows += [compared(label, teacher[name], student[name]) for label, name in _COUNTS]
-    return rows
+    return rows + [
+        compared(label, teacher.get(name), student[name]) for label, name in _COUNTS
+    ]
 
 
-def _accuracy_row(label: str, teacher: float, student: float) -> list[str]:
+def _accuracy_row(label: str, teacher: float | None, student: float) -> list[str]:
+    if teacher is None:
+        return [label, _NOTHING, _percent(student), ""]
     points = f"{100 * (student - teacher):+.2f} points"
     return [label, _percent(teacher), _percent(student), points]
 
@@ -126,12 +135,14 @@ def _faster(ratio: float) -> str:
 
 def compared(
     label: str,
-    teacher: float,
+    teacher: float | None,
     student: float,
     form: str = ",",
     change: Callable[[float], str] = _smaller,
 ) -> list[str]:
     """A row: what is compared, both numbers in a form, and teacher over student."""
+    if teacher is None:
+        return [label, _NOTHING, f"{student:{form}}", ""]
     return [label, f"{teacher:{form}}", f"{student:{form}}", change(teacher / student)]
 
 

@@ -4,12 +4,12 @@ from collections.abc import Iterable
 from statistics import fmean
 from typing import Any, NamedTuple
 
-import flax.linen as nn
 import jax
 import numpy as np
 
 from alite_jax.data.pipeline import eval_batches
 from alite_jax.data.sources import Data
+from alite_jax.models.model import Model
 from alite_jax.runs import parallel
 from alite_jax.training.state import Variables
 from alite_jax.training.step import make_eval_step
@@ -41,7 +41,7 @@ class Evaluation(NamedTuple):
 class Evaluator:
     """Evaluates one model, compiled once, on all examples, each counted once."""
 
-    def __init__(self, model: nn.Module, data: Data, batch_size: int) -> None:
+    def __init__(self, model: Model, data: Data, batch_size: int) -> None:
         """Prepares; nothing is compiled before the first call.
 
         Args:

@@ -9,16 +9,17 @@ from pathlib import Path
 from typing import Any
 
 import chex
-import flax.linen as nn
 import jax
 import optax
 from ml_collections import ConfigDict
 
-from alite_jax.data.augment import create_augmentation
+from alite_jax.data.augment import create_augmentation, unchanged
+from alite_jax.data.logits import LogitsTable
 from alite_jax.data.pipeline import TrainBatches, prefetch
 from alite_jax.data.sources import Data
+from alite_jax.data.views import make_view_step
 from alite_jax.jax_settings import seed_key
-from alite_jax.models.resnet import ResNet
+from alite_jax.models.model import Model
 from alite_jax.runs import parallel
 from alite_jax.runs.checkpoints import Checkpoints
 from alite_jax.runs.evaluation import Evaluator
@@ -31,12 +32,14 @@ from alite_jax.runs.trace import Trace
 from alite_jax.sparsity.masks import density as density_of
 from alite_jax.sparsity.masks import layer_densities, prunes
 from alite_jax.sparsity.methods import find_method
+from alite_jax.sparsity.moments import with_first_moment
 from alite_jax.structure.configured import Structure
 from alite_jax.training.microbatches import check_microbatches
 from alite_jax.training.objective import Objective
 from alite_jax.training.optimizer import create_optimizer
 from alite_jax.training.rewire import (
     check_rewiring_steps,
+    create_pruner,
     make_rewire_step,
     rewiring_steps,
 )
@@ -61,10 +64,13 @@ class Network:
         structure: of its masks, if they have one.
         start: gives the weights and BatchNorm statistics to start with; None draws
             them.
+        variables: its numbers, where it is not trained in a run.
+        optimizer: makes its optimizer from the number of steps, or None, which leaves
+            it to the recipe.
     """
 
     phase: str
-    model: ResNet
+    model: Model
     recipe: ConfigDict
     objective: Objective
     make_masks: Callable[[chex.PRNGKey, chex.ArrayTree], chex.ArrayTree]
@@ -72,6 +78,8 @@ class Network:
     folder: Path
     structure: Structure | None = None
     start: Start | None = None
+    variables: Variables | None = None
+    optimizer: Callable[[int], optax.GradientTransformation | None] | None = None
 
     def keys(self, seed: int) -> tuple[jax.Array, jax.Array, jax.Array]:
         """PRNG keys for the start, the steps and the rewirings."""
@@ -84,16 +92,20 @@ class Network:
         return Checkpoints(self.folder, keep=keep, identity=self.identity)
 
     def restore(self, image_shape: tuple[int, int, int]) -> Variables:
-        """Reads the newest checkpoint's `params`, `batch_stats` and `masks`.
+        """Its `params`, `batch_stats` and `masks`, of the newest checkpoint if any.
 
         Raises:
-            CheckpointError: there is none, or none of this model.
+            CheckpointError: there should be one, and is none of this model.
         """
+        if self.variables is not None:
+            return self.variables
         template = self.template(image_shape)
         return self.checkpoints(keep=1).restore_model(template)
 
     def template(self, image_shape: tuple[int, int, int]) -> Variables:
         """The shapes and dtypes of `params`, `batch_stats` and `masks`."""
+        if self.variables is not None:
+            return jax.eval_shape(lambda: self.variables)
         create = partial(
             create_state,
             jax.random.key(0),
@@ -108,7 +120,7 @@ class Network:
 
 def fit(
     network: Network,
-    teacher: tuple[nn.Module, Variables] | None,
+    teacher: tuple[Model, Variables] | LogitsTable | None,
     config: ConfigDict,
     data: Data,
     evaluator: Evaluator,
@@ -122,7 +134,8 @@ def fit(
 
     Args:
         network: what to train.
-        teacher: module and variables of a frozen network to learn from, or None.
+        teacher: module and variables of a frozen network to learn from, or its logits
+            for fixed views of the images, which are then what is trained on, or None.
         config: the whole configuration.
         data: what to train on.
         evaluator: of this network's model, called after each epoch.
@@ -141,6 +154,7 @@ def fit(
         StoppedError: a signal stopped the run, after a checkpoint.
     """
     # What the configuration asks for is checked before anything is computed.
+    table = teacher if isinstance(teacher, LogitsTable) else None
     shards = parallel.device_count()
     batches = TrainBatches(
         data.train,
@@ -148,6 +162,7 @@ def fit(
         config.seed,
         shards,
         parallel.own_devices(),
+        views=len(table.logits) if table else 0,
     )
     check_microbatches(config.compute.accumulation, config.data.batch_size, shards)
     steps_per_epoch, epochs = batches.steps_per_epoch, network.recipe.epochs
@@ -155,7 +170,11 @@ def fit(
     rewirings = rewiring_steps(config, steps_per_epoch)
     if network.phase == "student":
         check_rewiring_steps(config, rewirings)
-    optimizer = create_optimizer(network.recipe.optimizer, steps_per_epoch, epochs)
+    optimizer = network.optimizer(total_steps) if network.optimizer else None
+    if optimizer is None:
+        recipe = network.recipe.optimizer
+        optimizer = create_optimizer(recipe, steps_per_epoch, epochs)
+    optimizer = with_first_moment(optimizer)
     init_key, step_key, rewire_key = network.keys(config.seed)
 
     create = partial(
@@ -183,17 +202,22 @@ def fit(
         return state.variables, seconds
 
     teacher_model, teacher_variables = (
-        teacher if teacher and network.objective.needs_teacher else (None, {})
+        teacher
+        if isinstance(teacher, tuple) and network.objective.needs_teacher
+        else (None, {})
     )
     # The programs: compiled at their first call, each once in a run.
     method = find_method(config.pruning.method)
+    pruner = create_pruner(config, rewirings)
+    augment = create_augmentation(config.data)
+    view_step = parallel.spread(make_view_step(augment)) if table else None
     joint = JointStep(
         network.model,
         teacher_model,
         optimizer,
         network.objective,
         data.spec,
-        augment=create_augmentation(config.data),
+        augment=unchanged if table else augment,
         key=step_key,
         microbatches=config.compute.accumulation,
         total_steps=total_steps,
@@ -201,7 +225,7 @@ def fit(
     train_step = parallel.spread(joint.train_step, donate_state=True)
     gradients = joint.gradients if method.by_gradient else None
     rewire_step = parallel.spread(
-        make_rewire_step(config, rewirings, rewire_key, gradients, network.structure),
+        make_rewire_step(pruner, rewire_key, gradients, network.structure),
         donate_state=True,
     )
     # From here on the host only hands batches over, and looks after the record.
@@ -223,7 +247,8 @@ def fit(
     log_every, save_every = config.logging.every_steps, config.checkpoint.every_steps
     steps = range(first_step, total_steps)
     made = batches.batches(steps)
-    on_devices = prefetch(lambda step: parallel.shard(next(made)), steps)
+    answered = table.answered if table else lambda batch: batch
+    on_devices = prefetch(lambda step: parallel.shard(answered(next(made))), steps)
     with (
         Interruption() as interruption,
         closing(progress),
@@ -234,6 +259,8 @@ def fit(
     ):
         started = time.monotonic() - seconds
         for done, batch in on_devices:
+            if view_step:
+                batch = view_step(batch)
             run = trace.annotate(done, train_step)
             state, metrics = run(state, teacher_variables, batch)
             step = done + 1

@@ -30,17 +30,20 @@ def network_summary(
         "mean_class_accuracy": found.mean_class_accuracy,
         **({} if top5 is None else {"top5_accuracy": top5}),
         "density": density(variables["masks"]),
-        **network_cost(
-            network.model, data.image_shape, variables["params"], variables["masks"]
-        ),
+        **network_cost(network.model, data.image_shape, variables),
         "class_accuracy": dict(
             zip(data.spec.class_names, found.class_accuracy, strict=True)
         ),
     }
 
 
-def compare(teacher: dict[str, Any], student: dict[str, Any]) -> dict[str, Any]:
-    """The two networks, their ratios (teacher over student) and the drop in points."""
+def compare(teacher: dict[str, Any] | None, student: dict[str, Any]) -> dict[str, Any]:
+    """The two networks, their ratios (teacher over student) and the drop in points.
+
+    Nothing is known of a teacher of which there are only logits: None.
+    """
+    if teacher is None:
+        return {"teacher": None, "student": student, "ratios": {}}
     return {
         "teacher": teacher,
         "student": student,

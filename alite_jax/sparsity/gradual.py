@@ -14,8 +14,9 @@ import jax.numpy as jnp
 import numpy as np
 
 from alite_jax.sparsity.distributions import layer_counts
-from alite_jax.sparsity.masks import is_pruned
+from alite_jax.sparsity.masks import apply_masks, is_pruned
 from alite_jax.sparsity.methods import find_method
+from alite_jax.sparsity.rewiring import move_within
 from alite_jax.sparsity.selection import Layout
 
 
@@ -93,3 +94,31 @@ def prune(
     for i, mask in zip(prunable, kept, strict=True):
         mask_leaves[i] = mask.reshape(mask_leaves[i].shape)
     return jax.tree.unflatten(structure, mask_leaves)
+
+
+def fall(
+    key: chex.PRNGKey,
+    params: chex.ArrayTree,
+    scores: chex.ArrayTree,
+    masks: chex.ArrayTree,
+    counts: jax.Array,
+    method: str,
+    allowed: chex.ArrayTree | None = None,
+) -> chex.ArrayTree:
+    """As `prune`, within what is allowed.
+
+    Args:
+        key: PRNG key.
+        params: see `prune`.
+        scores: pytree like `params`, dense; see `move_within`.
+        masks: see `prune`.
+        counts: see `prune`.
+        method: see `prune`.
+        allowed: masks of the weights that may be kept; all of them when left out.
+    """
+    if allowed is None:
+        return prune(params, masks, counts, method)
+    # What is outside goes first. What goes too much with it grows back within.
+    within = apply_masks(allowed, params)
+    fallen = prune(within, masks, counts, method)
+    return move_within(within, scores, fallen, allowed, key, drawn=False)

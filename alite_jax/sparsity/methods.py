@@ -101,6 +101,15 @@ def register_method(name: str) -> Callable[[Given], Given]:
 
     Raises:
         ConfigError: something else has the name, or what is given is no method.
+
+    Example:
+        >>> from alite_jax.sparsity.methods import Method, by_score
+        >>> @alite_jax.register_method("large_gradient")
+        ... def large_gradient():
+        ...     return Method(grow=by_score, by_gradient=True)
+        >>> changed = alite_jax.override(config, "pruning.method=large_gradient")
+        >>> changed.pruning.method
+        'large_gradient'
     """
     return METHODS.register(name)
 

@@ -45,11 +45,27 @@ class RewiringSteps:
         total: steps of the training; masks do not change after the very last one.
         every: steps between two changes, at least 1.
         stop_fraction: of the training, in (0, 1], after which masks stay.
+
+    Raises:
+        ConfigError: a number is outside its range.
+
+    Example:
+        >>> steps = alite_jax.RewiringSteps(total=1000, every=100, stop_fraction=0.5)
+        >>> steps.last, 300 in steps, 350 in steps, 600 in steps
+        (500, True, False, False)
     """
 
     total: int
     every: int
     stop_fraction: float = 1.0
+
+    def __post_init__(self) -> None:
+        if self.every < 1 or not 0 < self.stop_fraction <= 1:
+            raise ConfigError(
+                f"masks cannot change every {self.every} steps up to"
+                f" {self.stop_fraction:g} of them; `every` is at least 1, and"
+                " `stop_fraction` above 0 and at most 1"
+            )
 
     @property
     def last(self) -> int:
@@ -62,6 +78,15 @@ class RewiringSteps:
     def __contains__(self, step: int) -> bool:
         """Whether masks change after this many steps."""
         return 0 < step <= self.last and step % self.every == 0
+
+    def due(self, step: jax.Array) -> jax.Array:
+        """Whether masks change after `step` steps, a traced number: a bool scalar."""
+        return (step > 0) & (step <= self.last) & (step % self.every == 0)
+
+    def of_change(self, values: np.ndarray, step: jax.Array) -> jax.Array:
+        """That of the change after a step, of `values` `[changes, ...]`."""
+        change = jnp.clip(step // self.every, 1, self.last // self.every) - 1
+        return jnp.array(values)[change]
 
     def progress(self, step: jax.Array) -> jax.Array:
         """Which fraction of the steps with changes is done after `step` of them.

@@ -129,7 +129,7 @@ def allowed_masks(
     """
     leaves = dict(named_leaves(params))
     allowed = {
-        path: jnp.ones(leaf.shape if is_prunable(path) else (), bool)
+        path: jnp.ones(leaf.shape if is_prunable(path, leaf) else (), bool)
         for path, leaf in leaves.items()
     }
     for group, active in zip(groups, units, strict=True):

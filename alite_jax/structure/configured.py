@@ -10,6 +10,7 @@ from ml_collections import ConfigDict
 
 from alite_jax.counting.layers import parameter_shapes
 from alite_jax.errors import ConfigError
+from alite_jax.models.model import Model
 from alite_jax.models.resnet import ResNet
 from alite_jax.sparsity.masks import Masks, Params, is_prunable
 from alite_jax.sparsity.methods import find_method
@@ -64,8 +65,28 @@ class Structure:
         )
 
 
+def compactable(model: Model, why: str) -> ResNet:
+    """Returns a model whose coupled units are known.
+
+    Args:
+        model: any.
+        why: this is asked for, the beginning of a sentence.
+
+    Raises:
+        ConfigError: they are not.
+    """
+    if not isinstance(model, ResNet):
+        name = getattr(model, "name", type(model).__name__)
+        raise ConfigError(
+            f"{why}, but the blocks of {name} are not in the table of coupled channels"
+            " (alite_jax.structure.units.BLOCKS), so that none can be cut out; prune"
+            " its weights only"
+        )
+    return model
+
+
 def create_structure(
-    config: ConfigDict, model: ResNet, image_shape: tuple[int, int, int]
+    config: ConfigDict, model: Model, image_shape: tuple[int, int, int]
 ) -> Structure | None:
     """Works out the structure of the student, `model`; None where there is none.
 
@@ -75,6 +96,7 @@ def create_structure(
     pruning, density = config.pruning, config.student.density
     if pruning.structure == "none":
         return None
+    model = compactable(model, f"pruning.structure is {pruning.structure!r}")
     chosen = choose_widths(
         model, image_shape, pruning.structure, pruning.macs, pruning.multiple
     )
@@ -100,4 +122,4 @@ def create_structure(
 def _weights(model: ResNet, image_shape: tuple[int, int, int]) -> int:
     """The number of prunable weights."""
     shapes = named_leaves(parameter_shapes(model, image_shape))
-    return sum(leaf.size for path, leaf in shapes if is_prunable(path))
+    return sum(leaf.size for path, leaf in shapes if is_prunable(path, leaf))

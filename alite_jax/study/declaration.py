@@ -13,6 +13,7 @@ from pathlib import Path
 
 from alite_jax.config import Overrides, describe_difference, get_config, override
 from alite_jax.config.files import call_file
+from alite_jax.config.validation import given_teacher
 from alite_jax.errors import ConfigError
 from alite_jax.paths import user_path
 from alite_jax.study.runs import Run
@@ -84,6 +85,11 @@ def get_study(name_or_path: str, overrides: Sequence[str] = ()) -> Study:
 
     Raises:
         ConfigError: the file, or what it returns, is wrong.
+
+    Example:
+        >>> study = alite_jax.get_study("digits")
+        >>> study.config, study.seeds, list(study.rows)[:2]
+        ('digits', (0,), ['dense_ce', 'dense_kd'])
     """
     name, _, argument = str(name_or_path).partition(":")
     study = call_file("study", name, argument, Study)
@@ -113,15 +119,21 @@ def study_runs(study: Study, workdir: Path) -> list[Run]:
             f"the overrides of study {study.name!r} set seed, which is that of each"
             " run; set the seeds of the study or of its rows"
         )
+    if base.teacher.logits:
+        raise ConfigError(
+            f"study {study.name!r} compares its rows with their teacher, of which"
+            " teacher.logits tells nothing; give the teacher itself"
+        )
     runs = []
     for seed in sorted({seed for name in study.rows for seed in study.seeds_of(name)}):
         config = override(base, {"seed": seed})
-        teacher = Run(TEACHER, seed, _folder(workdir, TEACHER, seed), config)
-        runs.append(teacher)
+        common = Run(TEACHER, seed, _folder(workdir, TEACHER, seed), config)
+        if not given_teacher(config):
+            runs.append(common)
         for name in study.rows:
             try:
                 if seed in study.seeds_of(name):
-                    runs.append(_run(study, name, teacher, workdir))
+                    runs.append(_run(study, name, common, workdir))
             except ConfigError as error:
                 place = f"row {name!r} of study {study.name!r}"
                 raise ConfigError(f"{place}: {error}") from error
@@ -135,8 +147,9 @@ def study_runs(study: Study, workdir: Path) -> list[Run]:
     return runs
 
 
-def _run(study: Study, name: str, teacher: Run, workdir: Path) -> Run:
-    row, seed, names = study.rows[name], teacher.seed, list(study.rows)
+def _run(study: Study, name: str, common: Run, workdir: Path) -> Run:
+    """The run of a row; `common` has what all rows of its seed share."""
+    row, seed, names = study.rows[name], common.seed, list(study.rows)
     start = row.start_from
     if not re.fullmatch(r"[a-z0-9][a-z0-9_.]*", name) or name == TEACHER:
         raise ConfigError(
@@ -150,18 +163,20 @@ def _run(study: Study, name: str, teacher: Run, workdir: Path) -> Run:
             f"it starts from {start!r}, which has no seed {seed}; give both the same"
             " seeds"
         )
-    config = override(teacher.config, row.overrides)
-    for field in describe_difference(config, teacher.config):
+    config = override(common.config, row.overrides)
+    for field in describe_difference(config, common.config):
         if field.startswith(_SHARED):
             raise ConfigError(
                 f"it sets {field}, but all rows share seeds, data and teacher; set it"
                 " in the overrides of the study, a start in start_from"
             )
-    needs = (TEACHER, start) if start else (TEACHER,)
-    folders = [str(_folder(workdir, need, seed)) for need in needs]
-    fields = ("teacher.workdir", "student.init_workdir")
-    config = override(config, dict(zip(fields, folders, strict=False)))
-    return Run(name, seed, _folder(workdir, name, seed), config, needs)
+    wanted = {"student.init_workdir": start}
+    if not given_teacher(config):
+        wanted["teacher.workdir"] = TEACHER
+    needs = {field: need for field, need in wanted.items() if need}
+    folders = {f: str(_folder(workdir, need, seed)) for f, need in needs.items()}
+    config = override(config, folders)
+    return Run(name, seed, _folder(workdir, name, seed), config, (*needs.values(),))
 
 
 def _folder(workdir: Path, row: str, seed: int) -> Path:

@@ -8,15 +8,15 @@ from pathlib import Path
 from typing import Any
 
 from alite_jax.config import describe_difference
-from alite_jax.config.run_config import OTHER_RUNS, from_json
+from alite_jax.config.run_config import OTHER_RUNS, PLACES, from_json
 from alite_jax.errors import ConfigError
 from alite_jax.runs.folder import FREE_FIELDS, read_card, read_summary, write_whole
 from alite_jax.runs.metrics import read_metrics
 from alite_jax.runs.processes import by_first
 from alite_jax.study.runs import Run
 
-# Fields that name folders of a machine, of no use on another one.
-_FOLDERS = ("data.data_dir", "data.manual_dir", "data.folder", *OTHER_RUNS)
+# Fields that name places of a machine, of no use on another one.
+_FOLDERS = (*PLACES, *OTHER_RUNS)
 _CURVES = ("loss", "task_loss", "distillation_loss", "accuracy")
 _EVALUATIONS = ("eval_loss", "eval_accuracy")
 _LAYER = "density/"

@@ -1,10 +1,11 @@
-"""The optimizer: SGD with momentum as an optax chain, and its schedule."""
+"""The optimizer as an optax chain, and its schedule."""
 
 import chex
 import jax
 import optax
 from ml_collections import ConfigDict
 
+from alite_jax.errors import ConfigError
 from alite_jax.sparsity.masks import is_prunable
 from alite_jax.trees import named_leaves
 
@@ -40,30 +41,38 @@ def learning_rate_schedule(
 def create_optimizer(
     config: ConfigDict, steps_per_epoch: int, epochs: int
 ) -> optax.GradientTransformation:
-    """Clipping, weight decay on kernels, momentum and learning rate, in this order.
+    """The optimizer of a network: SGD with momentum, or AdamW.
 
-    The momentum is optax's `trace`, dense: absent weights have one too, by which
-    `alite_jax.sparsity.rewiring` decides what to grow.
+    Clipping comes first, then for SGD the weight decay of kernels and the momentum,
+    for AdamW the moments and the decay, and last the learning rate. The momentum is
+    dense: absent weights have one too, by which `alite_jax.sparsity.rewiring` decides
+    what to grow.
 
     Args:
         config: the fields of an optimizer; see `configs/default.py`.
         steps_per_epoch: optimizer steps in an epoch.
         epochs: of the whole training.
+
+    Raises:
+        ConfigError: it was handed to `train` by a program.
     """
-    transforms = []
+    if config.name == "python":
+        raise ConfigError(
+            "optimizer.name is 'python': a program gave the optimizer of this run, and"
+            " must give it again to go on, as train(..., optimizer=...)"
+        )
+    decay = optax.add_decayed_weights(config.weight_decay, mask=kernels)
+    if config.name == "adamw":
+        directions = [optax.scale_by_adam(config.momentum, config.beta2), decay]
+    else:
+        directions = [decay, optax.trace(config.momentum, nesterov=config.nesterov)]
     if config.clip_norm > 0:
-        transforms.append(optax.clip_by_global_norm(config.clip_norm))
-    transforms += [
-        optax.add_decayed_weights(config.weight_decay, mask=kernels),
-        optax.trace(config.momentum, nesterov=config.nesterov),
-        optax.scale_by_learning_rate(
-            learning_rate_schedule(config, steps_per_epoch, epochs)
-        ),
-    ]
-    return optax.chain(*transforms)
+        directions.insert(0, optax.clip_by_global_norm(config.clip_norm))
+    schedule = learning_rate_schedule(config, steps_per_epoch, epochs)
+    return optax.chain(*directions, optax.scale_by_learning_rate(schedule))
 
 
 def kernels(params: chex.ArrayTree) -> chex.ArrayTree:
-    """A tree like `params`: True at what decays, which is what may be pruned."""
-    decays = [is_prunable(path) for path, _ in named_leaves(params)]
+    """A tree like `params`: True at what decays, which is what could be pruned."""
+    decays = [is_prunable(path, leaf) for path, leaf in named_leaves(params)]
     return jax.tree.unflatten(jax.tree.structure(params), decays)

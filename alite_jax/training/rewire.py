@@ -6,17 +6,14 @@ from typing import Any
 
 import chex
 import jax
-import jax.numpy as jnp
-import numpy as np
-import optax
 from ml_collections import ConfigDict
 
 from alite_jax.errors import ConfigError
-from alite_jax.sparsity.gradual import gradual_counts, prune
-from alite_jax.sparsity.masks import Masks, Params, apply_masks, is_pruned
+from alite_jax.sparsity.masks import Masks, Params, apply_masks, pruning_rules
 from alite_jax.sparsity.methods import find_method
-from alite_jax.sparsity.rewiring import move_within, rewire
-from alite_jax.sparsity.schedules import RewiringSteps, prune_rate
+from alite_jax.sparsity.moments import first_moment
+from alite_jax.sparsity.pruner import Pruner
+from alite_jax.sparsity.schedules import RewiringSteps
 from alite_jax.structure.channels import allowed_masks, rewire_units, unit_counts
 from alite_jax.structure.configured import Structure
 from alite_jax.structure.units import unit_groups
@@ -63,9 +60,28 @@ def check_rewiring_steps(config: ConfigDict, steps: RewiringSteps) -> None:
     )
 
 
+def create_pruner(config: ConfigDict, steps: RewiringSteps) -> Pruner:
+    """The pruner of the student of a configuration.
+
+    Args:
+        config: the whole configuration.
+        steps: after which of them masks change.
+    """
+    pruning = config.pruning
+    return Pruner(
+        pruning.method,
+        config.student.density,
+        pruning.distribution,
+        steps,
+        prune_rate=pruning.prune_rate,
+        prune_rate_end=pruning.prune_rate_end,
+        prune_rate_schedule=pruning.prune_rate_schedule,
+        rules=pruning_rules(pruning.dense),
+    )
+
+
 def make_rewire_step(
-    config: ConfigDict,
-    steps: RewiringSteps,
+    pruner: Pruner,
     key: chex.PRNGKey,
     gradients: Callable[..., chex.ArrayTree] | None = None,
     structure: Structure | None = None,
@@ -73,8 +89,7 @@ def make_rewire_step(
     """Builds the change of the masks.
 
     Args:
-        config: the whole configuration.
-        steps: after which of them it happens.
+        pruner: whose method and schedule it follows.
         key: PRNG key; the step is folded into it.
         gradients: of the joint step, for methods that go by them.
         structure: of the network, if its masks have one.
@@ -82,100 +97,65 @@ def make_rewire_step(
     Returns:
         `rewire_step(state, *inputs) -> state` with new masks, applied to the
         parameters; `inputs` are the teacher's variables and the batch of the step that
-        was just taken, for `gradients`. A weight that went out keeps its
-        momentum and may come back; one that came in has its own, or none where the
-        method says so.
+        was just taken, for `gradients`. See `Pruner.change`.
     """
-    pruning = config.pruning
-    method = find_method(pruning.method)
 
     def rewire_step(state: TrainState, *inputs: Any) -> TrainState:
-        # What absent weights and units would be worth: momentum is dense, so that they
-        # have one, too.
-        scores = momentum = optax.tree_utils.tree_get(state.opt_state, "trace")
-        if method.by_gradient:
-            assert gradients is not None
+        given = None
+        if gradients is not None:
             # At the new weights, but with the views, alpha and temperature of the step
             # that was just taken.
             taken = dataclasses.replace(state, step=state.step - 1)
-            scores = gradients(taken, *inputs)
-
-        # The share that goes and comes back, where any comes back.
-        rate = prune_rate(
-            steps.progress(state.step),
-            pruning.prune_rate,
-            pruning.prune_rate_end,
-            pruning.prune_rate_schedule,
-        )
-        step_key = jax.random.fold_in(key, state.step)
+            given = gradients(taken, *inputs)
 
         # Units come first: what stays of them is where weights may be.
         allowed = None
         if structure is not None:
-            groups = unit_groups(state.params, structure.kind)
-            # Where units come back, there are as few at the start as at the end.
-            remaining = steps.remaining() * method.starts_dense
-            counts = unit_counts(groups, structure.chosen.counts, remaining)
-            units = rewire_units(
-                groups,
-                state.params,
-                scores,
-                state.masks,
-                of_change(counts, state.step),
-                rate,
-                jax.random.fold_in(step_key, _UNITS),
-                pruning.method,
-            )
-            # Without producers no unit could come back.
-            cut_producers = method.starts_dense | (state.step >= steps.last)
-            allowed = allowed_masks(groups, units, state.params, cut_producers)
+            allowed = allowed_units(state, given, structure)
 
-        # Then the weights, within that.
         if structure is not None and structure.keeps_all_weights:
             masks = allowed
-        elif method.starts_dense:
-            masks = fall(state, momentum, allowed)
+            opt_state = pruner.renewed(
+                state.opt_state, state.params, state.masks, masks
+            )
         else:
-            masks = rewire(
+            masks, opt_state = pruner.change(
+                key,
+                state.step,
                 state.params,
-                scores,
                 state.masks,
-                rate,
-                step_key,
-                pruning.method,
-                allowed=allowed,
+                state.opt_state,
+                given,
+                allowed,
             )
-
-        # What came in may have gathered momentum while it was absent.
-        if method.fresh_momentum:
-            kept = jax.tree.map(lambda old, new: old | ~new, state.masks, masks)
-            opt_state = optax.tree_utils.tree_set(
-                state.opt_state, trace=apply_masks(kept, momentum)
-            )
-            state = dataclasses.replace(state, opt_state=opt_state)
         params = apply_masks(masks, state.params)
-        return dataclasses.replace(state, masks=masks, params=params)
-
-    def of_change(counts: np.ndarray, step: jax.Array) -> jax.Array:
-        """Those of the change after a step, of `[changes, ...]`."""
-        change = jnp.clip(step // steps.every, 1, steps.last // steps.every) - 1
-        return jnp.array(counts)[change]
-
-    def fall(state: TrainState, momentum: Params, allowed: Masks | None) -> Masks:
-        """Masks that have fallen to the density of this change."""
-        masks = jax.tree.leaves(state.masks)
-        counts = gradual_counts(
-            [mask.shape for mask in masks if is_pruned(mask)],
-            config.student.density,
-            pruning.distribution,
-            steps.remaining(),
+        return dataclasses.replace(
+            state, masks=masks, opt_state=opt_state, params=params
         )
-        now = of_change(counts, state.step)
-        if allowed is None:
-            return prune(state.params, state.masks, now, pruning.method)
-        # What is outside goes first. What goes too much with it grows back within.
-        within = apply_masks(allowed, state.params)
-        fallen = prune(within, state.masks, now, pruning.method)
-        return move_within(within, momentum, fallen, allowed, key, drawn=False)
+
+    def allowed_units(
+        state: TrainState, given: Params | None, structure: Structure
+    ) -> Masks:
+        """The weights that the units of this change leave."""
+        method, steps = find_method(pruner.method), pruner.schedule
+        assert steps is not None
+        groups = unit_groups(state.params, structure.kind)
+        # Where units come back, there are as few at the start as at the end.
+        remaining = steps.remaining() * method.starts_dense
+        counts = unit_counts(groups, structure.chosen.counts, remaining)
+        step_key = jax.random.fold_in(key, state.step)
+        units = rewire_units(
+            groups,
+            state.params,
+            given if given is not None else first_moment(state.opt_state, state.params),
+            state.masks,
+            steps.of_change(counts, state.step),
+            pruner.rate(state.step),
+            jax.random.fold_in(step_key, _UNITS),
+            pruner.method,
+        )
+        # Without producers no unit could come back.
+        cut_producers = method.starts_dense | (state.step >= steps.last)
+        return allowed_masks(groups, units, state.params, cut_producers)
 
     return rewire_step

@@ -4,12 +4,13 @@ from collections.abc import Callable
 from typing import Any
 
 import chex
-import flax.linen as nn
 import flax.struct
 import jax
 import jax.numpy as jnp
 import optax
 
+from alite_jax.models.model import Model
+from alite_jax.sparsity.masked import PrunerState
 from alite_jax.sparsity.masks import apply_masks
 
 Variables = dict[str, Any]
@@ -36,6 +37,11 @@ class TrainState:
     masks: chex.ArrayTree
 
     @property
+    def pruning(self) -> PrunerState:
+        """The part that a pruned optimizer has as its state."""
+        return PrunerState(self.step, self.masks, self.opt_state)
+
+    @property
     def variables(self) -> Variables:
         """The network itself, without what only its training needs.
 
@@ -51,7 +57,7 @@ class TrainState:
 
 def create_state(
     key: chex.PRNGKey,
-    model: nn.Module,
+    model: Model,
     optimizer: optax.GradientTransformation,
     image_shape: tuple[int, int, int],
     make_masks: Callable[[chex.PRNGKey, chex.ArrayTree], chex.ArrayTree],
@@ -75,7 +81,7 @@ def create_state(
     return TrainState(
         step=jnp.zeros((), jnp.int32),
         params=params,
-        batch_stats=variables["batch_stats"],
+        batch_stats=variables.get("batch_stats", {}),
         opt_state=optimizer.init(params),
         masks=masks,
     )

@@ -10,7 +10,6 @@ from collections.abc import Callable
 from typing import NamedTuple
 
 import chex
-import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import optax
@@ -18,6 +17,8 @@ import optax
 from alite_jax.data.augment import Augmentation, normalize
 from alite_jax.data.specs import DatasetSpec
 from alite_jax.distillation import feature_loss, joint_loss
+from alite_jax.models.model import Model
+from alite_jax.sparsity.masked import masked
 from alite_jax.sparsity.masks import apply_masks
 from alite_jax.training.microbatches import in_microbatches
 from alite_jax.training.objective import Objective
@@ -29,7 +30,7 @@ AXIS = "batch"
 TOP5_CLASSES = 50
 
 # What the key of a step is for, folded into it; another use needs another number.
-_VIEWS = 0
+_VIEWS, _LAYERS = 0, 1
 
 Batch = dict[str, jax.Array]
 Metrics = dict[str, jax.Array]
@@ -53,7 +54,8 @@ class JointStep:
     """The joint step: distillation, task loss and pruning in one pass.
 
     `batch` has `image`, uint8 `[batch, height, width, channels]`, and `label`, int32
-    `[batch]`, in every method.
+    `[batch]`, in every method. With `teacher_logits`, float32 `[batch, classes]`, it
+    brings the teacher's answers, too.
 
     Attributes:
         model: the network that is trained; its BatchNorm may reduce over `AXIS`.
@@ -72,8 +74,8 @@ class JointStep:
             only where it does.
     """
 
-    model: nn.Module
-    teacher: nn.Module | None
+    model: Model
+    teacher: Model | None
     optimizer: optax.GradientTransformation
     objective: Objective
     dataset: DatasetSpec
@@ -97,16 +99,17 @@ class JointStep:
             gradient(state.params, state, teacher_variables, views), AXIS
         )
         # Momentum is as dense as the gradients; only the weights are masked.
-        updates, opt_state = self.optimizer.update(
-            gradients, state.opt_state, state.params
+        updates, after = masked(self.optimizer).update(
+            gradients, state.pruning, state.params
         )
         params = optax.apply_updates(state.params, updates)
         state = dataclasses.replace(
             state,
-            step=state.step + 1,
-            params=apply_masks(state.masks, params),
+            step=after.step,
+            # They are masked by now. Said once more, XLA adds and masks in one pass.
+            params=apply_masks(after.masks, params),
             batch_stats=batch_stats,
-            opt_state=opt_state,
+            opt_state=after.inner,
         )
         metrics["gradient_norm"] = optax.tree.norm(gradients)
         return state, metrics
@@ -115,7 +118,7 @@ class JointStep:
         """Crops and mirrors the images of a step, uint8 as they came.
 
         What is drawn is drawn for the whole batch, so that the number of devices does
-        not change it.
+        not change it. `place` is where an image has its place in that.
         """
         images = self.augment(
             jax.random.fold_in(jax.random.fold_in(self.key, step), _VIEWS),
@@ -123,7 +126,18 @@ class JointStep:
             shard=jax.lax.axis_index(AXIS),
             num_shards=jax.lax.axis_size(AXIS),
         )
-        return {**batch, "image": images}
+        shard = jax.lax.axis_index(AXIS) * len(images)
+        return {**batch, "image": images, "place": shard + jnp.arange(len(images))}
+
+    def layers_key(self, step: jax.Array, places: jax.Array) -> chex.PRNGKey:
+        """The key of layers that draw, such as dropout, for a part of a batch.
+
+        Args:
+            step: of the training.
+            places: int32 `[part]`, of the images in the whole batch.
+        """
+        key = jax.random.fold_in(jax.random.fold_in(self.key, step), _LAYERS)
+        return jax.random.fold_in(key, places[0])
 
     def loss(
         self,
@@ -147,7 +161,8 @@ class JointStep:
         """
         objective, labels = self.objective, views["label"]
         images = normalize(views["image"], self.dataset.mean, self.dataset.std)
-        answers = self.ask_teacher(teacher_variables, images)
+        known = views.get("teacher_logits")
+        answers = self.ask_teacher(teacher_variables, images, known)
         compares_features = self.teacher is not None and objective.feature_weight > 0
         collections = ["intermediates"] if compares_features else []
         logits, updates = self.model.apply(
@@ -155,6 +170,7 @@ class JointStep:
             images,
             train=True,
             mutable=["batch_stats", *collections],
+            rngs={"params": self.layers_key(state.step, views["place"])},
         )
         alpha, temperature = objective.weights(state.step, self.total_steps)
         metrics = joint_loss(
@@ -173,10 +189,20 @@ class JointStep:
             metrics["feature_loss"] = feature_loss(features, answers.features)
             metrics["loss"] += objective.feature_weight / 2 * metrics["feature_loss"]
         metrics["accuracy"] = jnp.mean(jnp.argmax(logits, axis=-1) == labels)
-        return metrics["loss"], (metrics, updates["batch_stats"])
+        return metrics["loss"], (metrics, updates.get("batch_stats", {}))
 
-    def ask_teacher(self, variables: Variables, images: jax.Array) -> Answers:
-        """The teacher's forward pass, in evaluation mode, as far as it is needed."""
+    def ask_teacher(
+        self, variables: Variables, images: jax.Array, known: jax.Array | None
+    ) -> Answers:
+        """The teacher's forward pass, in evaluation mode, as far as it is needed.
+
+        Args:
+            variables: of the teacher.
+            images: normalised.
+            known: its logits, where they come with the batch.
+        """
+        if known is not None and self.objective.needs_teacher:
+            return Answers(known, [])
         if self.teacher is None or not self.objective.needs_teacher:
             return Answers(None, [])
         if self.objective.feature_weight == 0:
@@ -198,13 +224,13 @@ class JointStep:
         return gradients
 
 
-def apply(model: nn.Module, variables: Variables, images: jax.Array) -> jax.Array:
+def apply(model: Model, variables: Variables, images: jax.Array) -> jax.Array:
     """Logits `[batch, classes]` of a network in evaluation mode."""
-    logits: jax.Array = model.apply(variables, images, train=False)  # type: ignore[assignment]
+    logits: jax.Array = model.apply(variables, images, train=False)
     return logits
 
 
-def make_eval_step(model: nn.Module, dataset: DatasetSpec) -> EvalStep:
+def make_eval_step(model: Model, dataset: DatasetSpec) -> EvalStep:
     """Builds the evaluation of one batch.
 
     Of logits that are equal, that of the lower label counts as the larger.
