@@ -1,7 +1,7 @@
 """A Vision Transformer of twenty lines as the student, any function as the teacher.
 
-    python examples/vit.py digits
-    python examples/vit.py cifar10    # reduced to 16x16 pixels
+    python -m examples.vit digits
+    python -m examples.vit cifar10    # reduced to 16x16 pixels
 
 A convolutional teacher is trained first, by this project; the student sees nothing of
 it but a function of (variables, images) to logits, as it would of any other teacher.
