@@ -40,7 +40,7 @@ SECTIONS: dict[str, tuple[str, dict[str, int]]] = {
     "feeding": ("streams.feeding", {"rounds": 3}),
     "streaming_memory": ("streams.memory", {}),
     "structure": ("structure.compare", {"rounds": 15}),
-    "pruner": ("pruner.compare", {"rounds": 61}),
+    "pruner": ("pruner.compare", {"rounds": 15}),
     "methods": ("attention.methods", {"rounds": 5}),
     "pointwise": ("pointwise.compare", {"rounds": 5}),
     "torch_weights": ("torch_weights.compare", {}),

@@ -29,8 +29,9 @@ from alite_jax.sparsity.masked import PrunerState
 from alite_jax.sparsity.masks import apply_masks, init_masks, is_pruned
 from alite_jax.sparsity.pruner import Pruner
 from alite_jax.sparsity.schedules import RewiringSteps
-from benchmarks.timing import Row, Rows, interleave, milliseconds
+from benchmarks.timing import Row, Rows, Times, interleave, milliseconds
 
+WAYS = ("bare", "wrapper", "wrapper_by_momentum", "hand", "peer")
 DENSITY, RATE = 0.1, 0.3
 OPTIMIZER = optax.adamw(1e-3)
 CHANGES = 20  # after which the weights are counted
@@ -39,7 +40,7 @@ BETWEEN = RewiringSteps(10**9, every=10**8)
 DURING = RewiringSteps(10**9, every=1)
 
 State = tuple[Any, ...]
-Batch = tuple[jax.Array, jax.Array]
+Batch = Any  # Images and labels; gradients for the update alone.
 Gradients = Callable[[Any, Batch], Any]
 Step = Callable[[State, Batch], State]
 
@@ -68,9 +69,14 @@ NETWORKS: dict[str, tuple[Any, tuple[int, int, int], int]] = {
 
 
 def compare(rounds: int) -> Rows:
-    """Rows of steps between changes, of changes, and of counts after them."""
+    """Rows of steps, of updates alone, of changes, and of counts after them.
+
+    What a way costs is told by its update alone, since steps vary by more from one to
+    the next; it is given as a share of the step with the bare optimizer.
+    """
     rows: Rows = {}
     for name, (model, shape, size) in NETWORKS.items():
+        what = f"{name}, batch {size}, AdamW"
         images = jax.random.normal(jax.random.key(1), (size, *shape))
         batch = images, jnp.arange(size) % 10
         gradients, params = _task(model, images[:1])
@@ -78,55 +84,46 @@ def compare(rounds: int) -> Rows:
         start = apply_masks(masks, params), OPTIMIZER.init(params), masks
         # The peer's masks are numbers.
         numbers = jax.tree.map(lambda mask: mask.astype(jnp.uint8), masks)
-        starts = {"peer": (*start[:2], numbers)}
-        between = {
-            "bare": bare(gradients),
-            "wrapper": wrapper(gradients, BETWEEN),
-            "wrapper_by_momentum": wrapper(gradients, BETWEEN, "sparse_momentum"),
-            "hand": hand(gradients, changes=False),
-            "peer": peer(gradients, BETWEEN),
-        }
-        # These compile without the network, in a fraction of the time.
+        starts = dict.fromkeys(WAYS, start) | {"peer": (*start[:2], numbers)}
+
+        whole = _timed(
+            {"bare": bare(gradients), "wrapper": wrapper(gradients, BETWEEN)},
+            *(starts, batch, rounds),
+        )
+        for way, times in whole.items():
+            detail = f"a step between changes of the masks, {what}"
+            rows[f"pruner_{name}_{way}"] = milliseconds(times, detail)
+        alone = _timed(
+            {
+                "bare": bare(passed_on),
+                "wrapper": wrapper(passed_on, BETWEEN),
+                "wrapper_by_momentum": wrapper(passed_on, BETWEEN, "sparse_momentum"),
+                "hand": hand(passed_on, changes=False),
+                "peer": peer(passed_on, BETWEEN),
+            },
+            *(starts, waves(params, batch), 61),
+        )
+        for way, times in alone.items():
+            detail = f"the update alone, between changes of the masks, {what}"
+            rows[f"pruner_{name}_{way}_update"] = milliseconds(times, detail)
+            if way == "bare":
+                continue
+            # The fastest rounds are those in which nothing else ran.
+            over = (min(times) - min(alone["bare"])) / min(whole["bare"])
+            detail = f"what its update takes beyond the bare one's, of a step of {what}"
+            rows[f"pruner_{name}_{way}_overhead"] = Row.one(100 * over, "%", detail)
         during = {
             "wrapper": wrapper(waves, DURING),
             "hand": hand(waves, changes=True),
             "peer": peer(waves, DURING),
         }
-        programs = {
-            way: jax.jit(step, donate_argnums=0) for way, step in during.items()
-        }
-        times = interleave(
-            {
-                way: _training(
-                    jax.jit(step, donate_argnums=0), starts.get(way, start), batch
-                )
-                for way, step in between.items()
-            },
-            rounds,
-            at_least=0.02,
-        )
-        with_change = interleave(
-            {
-                way: _training(program, starts.get(way, start), batch)
-                for way, program in programs.items()
-            },
-            CHANGES // 4,
-        )
-        what = f"{name}, batch {size}, AdamW"
-        for way in between:
-            detail = f"a step between changes of the masks, {what}"
-            rows[f"pruner_{name}_{way}"] = milliseconds(times[way], detail)
-            if way == "bare":
-                continue
-            # The fastest rounds are those in which nothing else ran.
-            over = 100 * (min(times[way]) / min(times["bare"]) - 1)
-            detail = f"{detail}, over the bare optimizer, fastest of {rounds} rounds"
-            rows[f"pruner_{name}_{way}_overhead"] = Row.one(over, "%", detail)
-        for way, program in programs.items():
+        changes = _timed(during, starts, batch, CHANGES // 4)
+        for way, times in changes.items():
             rows[f"pruner_{name}_{way}_change"] = milliseconds(
-                with_change[way], f"an update with a change of the masks, {name}"
+                times, f"an update with a change of the masks, {name}"
             )
-            wrong, alive = _exactness(program, starts.get(way, start), batch, masks)
+        for way, step in during.items():
+            wrong, alive = _exactness(_program(step), starts[way], batch, masks)
             rows[f"pruner_{name}_{way}_off"] = Row.one(
                 wrong, "weights", f"largest |found - asked for| of {CHANGES} changes"
             )
@@ -134,6 +131,26 @@ def compare(rounds: int) -> Rows:
                 alive, "weights", f"absent but not zero, at most, in {CHANGES} changes"
             )
     return rows
+
+
+def _program(step: Step) -> Step:
+    return jax.jit(step, donate_argnums=0)
+
+
+def _timed(
+    steps: dict[str, Step], starts: dict[str, State], batch: Batch, rounds: int
+) -> dict[str, Times]:
+    """Seconds of the steps in each round, all in turn."""
+    calls = {
+        way: _training(_program(step), starts[way], batch)
+        for way, step in steps.items()
+    }
+    return interleave(calls, rounds, at_least=0.02)
+
+
+def passed_on(params: Any, batch: Any) -> Any:
+    """Gradients that stand in the place of a batch."""
+    return batch
 
 
 def _task(model: nn.Module, image: jax.Array) -> tuple[Gradients, Any]:

@@ -13,7 +13,7 @@ class ViT(nn.Module):
 
     num_classes: int
     features: int = 16
-    depth: int = 2
+    depth: int = 1
 
     @nn.compact
     def __call__(self, images: jax.Array, deterministic: bool) -> jax.Array:

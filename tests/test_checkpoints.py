@@ -213,6 +213,7 @@ NAMES = st.text("aB[]*?!\\~#%{}$ :\n-.,=é漢😀", min_size=1, max_size=12).fil
 )
 
 
+@pytest.mark.processes
 @given(st.lists(NAMES, min_size=1, max_size=3))
 @example(["b[1]"])
 @example(["a[!b]", "back\\slash"])

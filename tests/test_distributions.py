@@ -88,7 +88,7 @@ def test_every_distribution_gives_plain_numbers_within_each_layer(
 @pytest.mark.parametrize("density", [0.0, -0.1, 1.0001, 5, float("nan")])
 @pytest.mark.parametrize("distribution", DISTRIBUTIONS)
 def test_a_density_that_is_no_kept_fraction_is_an_error(density, distribution):
-    with pytest.raises(ConfigError, match=r"student.density is .*above 0 and at most"):
+    with pytest.raises(ConfigError, match=r"the density is .*above 0 and at most"):
         layer_counts(NETWORK, density, distribution)
 
 

@@ -4,9 +4,12 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
+
 DOCS = Path(__file__).resolve().parent.parent / "docs"
 
 
+@pytest.mark.processes
 def test_the_accelerator_tables_are_what_the_script_prints() -> None:
     printed = subprocess.run(
         [sys.executable, str(DOCS / "accelerators.py")],

@@ -214,25 +214,14 @@ def test_nothing_is_rewired(
     assert records(tmp_path)[0]["density"] == pytest.approx(wanted, abs=1e-3)
 
 
-@pytest.mark.parametrize(
-    "changes",
-    [
-        {
-            "pruning.method": "set",
-            "pruning.distribution": "erk",
-            "pruning.prune_rate_schedule": "linear",
-        },
-        {
-            "student.optimizer.label_smoothing": 0.1,
-            "student.optimizer.schedule": "steps",
-            "student.optimizer.step_epochs": (1, 2),
-        },
-    ],
-    ids=["set", "label smoothing and steps"],
-)
-def test_other_recipes_run(
-    tmp_path: Path, undisturbed: tuple[Path, Any, Any], changes: dict[str, Any]
+def test_another_recipe_runs(
+    tmp_path: Path, undisturbed: tuple[Path, Any, Any]
 ) -> None:
+    changes = {
+        "student.optimizer.label_smoothing": 0.1,
+        "student.optimizer.schedule": "steps",
+        "student.optimizer.step_epochs": (1, 2),
+    }
     train(tmp_path, make_config(**changes))
     losses, usual = (
         [line["loss"] for line in records(folder) if "loss" in line]

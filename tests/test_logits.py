@@ -158,6 +158,7 @@ def test_a_view_depends_on_image_and_number_alone(
     np.testing.assert_array_equal(found, written[0][view, index])
 
 
+@pytest.mark.processes
 def test_the_run_is_that_with_the_teacher_itself(tmp_path: Path) -> None:
     """Of one view, which is the image itself."""
     plain = {"data__crop_padding": 0, "data__flip": False}

@@ -195,7 +195,7 @@ def test_a_parameter_without_a_rule_is_an_error(path):
 
 @pytest.mark.parametrize("kept", [0.0, -0.5, 1.01, 30])
 def test_a_density_outside_its_range_is_an_error(kept):
-    with pytest.raises(ConfigError, match="student.density is .*above 0 and at most 1"):
+    with pytest.raises(ConfigError, match="the density is .*above 0 and at most 1"):
         init_masks(jax.random.key(0), PARAMS, kept)
 
 

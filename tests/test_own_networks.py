@@ -62,7 +62,7 @@ def teacher(num_classes: int) -> Any:
 
 def small() -> nn.Module:
     """What `student.module` names."""
-    return ViT(10, features=8, depth=1)
+    return ViT(10, features=8)
 
 
 GIVEN: dict[str, Any] = {"student": small, "teacher": (linear, VARIABLES)}
@@ -148,6 +148,7 @@ def test_modules_named_by_texts_make_the_same_run_killed_or_not(
     assert counted["student"]["name"] == "small"
 
 
+@pytest.mark.processes
 def test_an_nnx_student_learns_from_a_file_of_weights_by_any_optimizer(
     finished_run: Path, tmp_path: Path
 ) -> None:

@@ -336,6 +336,6 @@ def test_no_prunable_layer_is_no_problem():
 
 def test_an_unknown_method_is_an_error():
     params, masks = small_example()
-    message = "pruning.method is 'sparse_momentun'; did you mean 'sparse_momentum'"
+    message = "the method is 'sparse_momentun'; did you mean 'sparse_momentum'"
     with pytest.raises(ConfigError, match=message):
         rewire(params, params, masks, 0.5, jax.random.key(0), "sparse_momentun")

@@ -139,6 +139,7 @@ def test_a_student_starts_from_the_weights_of_another(
     assert state.step == 0
 
 
+@pytest.mark.processes
 def test_a_resumed_run_needs_neither_its_start_nor_other_widths(
     finished: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -64,6 +64,7 @@ def without(calls: str) -> Any:
     return call
 
 
+@pytest.mark.processes
 def test_a_study_resumes_and_publishes_every_run(finished: Any) -> None:
     folder, found = finished
     assert published(folder / "out") == [
@@ -82,6 +83,7 @@ def test_a_study_resumes_and_publishes_every_run(finished: Any) -> None:
     }
 
 
+@pytest.mark.processes
 def test_nothing_of_the_machine_is_published(finished: Any) -> None:
     folder = finished[0]
     for path in (folder / "out").rglob("*"):
@@ -90,6 +92,7 @@ def test_nothing_of_the_machine_is_published(finished: Any) -> None:
             assert not re.search(rb"/(tmp|home|root|work)/", path.read_bytes())
 
 
+@pytest.mark.processes
 def test_curves_are_means_over_epochs(finished: Any) -> None:
     folder, found = finished
     record = found["again"][0]
@@ -108,6 +111,7 @@ def test_curves_are_means_over_epochs(finished: Any) -> None:
     assert set(found["teacher"][0]["curves"]) == {"teacher"}
 
 
+@pytest.mark.processes
 def test_the_page_has_each_row_its_command_and_the_sequential_sums(
     finished: Any,
 ) -> None:
@@ -125,6 +129,7 @@ def test_the_page_has_each_row_its_command_and_the_sequential_sums(
     assert "Not run yet" not in page
 
 
+@pytest.mark.processes
 def test_finished_runs_are_not_trained_again_and_a_torn_result_is_mended(
     finished: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -142,6 +147,7 @@ def test_finished_runs_are_not_trained_again_and_a_torn_result_is_mended(
     assert json.dumps(again) == json.dumps(found)
 
 
+@pytest.mark.processes
 def test_a_result_of_other_settings_is_refused(finished: Any, tmp_path: Path) -> None:
     folder = finished[0]
     changed = dataclasses.replace(
@@ -156,6 +162,7 @@ def test_a_result_of_other_settings_is_refused(finished: Any, tmp_path: Path) ->
     assert not list(tmp_path.iterdir())
 
 
+@pytest.mark.processes
 def test_an_export_is_part_of_the_record(finished: Any) -> None:
     folder, found = finished
     run = study_runs(STUDY, folder / "work")[1]

@@ -67,7 +67,14 @@ def counts(monkeypatch: pytest.MonkeyPatch) -> Iterator[Counts]:
     jax.monitoring.unregister_event_duration_listener(counts.listen)
 
 
-@pytest.mark.parametrize("method", ["sparse_momentum", "rigl", "gradual"])
+@pytest.mark.parametrize(
+    "method",
+    [
+        "sparse_momentum",
+        pytest.param("rigl", marks=pytest.mark.slow),
+        pytest.param("gradual", marks=pytest.mark.slow),
+    ],
+)
 def test_each_step_is_traced_and_compiled_once(
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,

@@ -175,6 +175,7 @@ def test_no_weight_of_the_teacher_is_in_the_student_s_checkpoint(finished: Any) 
     assert kernel.shape == (3, 3, 8, 8)
 
 
+@pytest.mark.processes
 def test_the_surroundings_of_a_run_do_not_matter(finished: Any, tmp_path: Path) -> None:
     with (
         jax.enable_x64(True),
@@ -206,6 +207,7 @@ def test_a_finished_run_is_only_reported(
     assert "non-zero parameters" in output
 
 
+@pytest.mark.processes
 def test_a_run_resumes_wherever_it_was_stopped(
     finished: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

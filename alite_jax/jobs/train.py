@@ -155,7 +155,8 @@ def train_teacher(
         workdir: the run's folder, made if missing.
 
     Returns:
-        The content of `summary.json`, in which nothing is about a student.
+        The content of `summary.json`: of the teacher alone, or, in the folder of a
+        whole run that is finished, of both networks.
 
     Raises:
         AliteError: with one sentence, for whatever stops the run.

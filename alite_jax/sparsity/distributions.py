@@ -29,12 +29,12 @@ def layer_counts(shapes: Shapes, density: float, distribution: str) -> list[int]
     """
     if not 0 < density <= 1:
         raise ConfigError(
-            f"student.density is {density}, but it is the fraction of weights that is"
+            f"the density is {density}, but it is the fraction of weights that is"
             " kept; give a number above 0 and at most 1, such as 0.1"
         )
     if distribution not in DISTRIBUTIONS:
         raise ConfigError(
-            f"pruning.distribution is {distribution!r};"
+            f"the distribution is {distribution!r};"
             f" {nearest(distribution, DISTRIBUTIONS)}"
         )
     return [max(1, count) for count in DISTRIBUTIONS[distribution](shapes, density)]

@@ -121,5 +121,5 @@ def find_method(name: str) -> Method:
         ConfigError: there is no such method.
     """
     if name not in METHODS:
-        raise ConfigError(f"pruning.method is {name!r}; {nearest(name, METHODS)}")
+        raise ConfigError(f"the method is {name!r}; {nearest(name, METHODS)}")
     return METHODS[name]

@@ -104,7 +104,7 @@ class Pruner:
         self._method = find_method(method)
         if self._method.changes and density < 1 and schedule is None:
             raise ConfigError(
-                f"pruning.method {method!r} changes masks, but schedule is None; give"
+                f"the method {method!r} changes masks, but the schedule is None; give"
                 " RewiringSteps(total=STEPS, every=STEPS), or use 'static'"
             )
         self.method, self.target, self.schedule = method, density, schedule
@@ -280,6 +280,16 @@ class Pruner:
     def masks(self, state: optax.OptState) -> Masks:
         """The masks of an optimizer's state, however deep in it the pruner's lies.
 
+        Args:
+            state: of an optimizer that `wrap` made, or that holds one.
+
+        Returns:
+            Of the structure of the parameters: bool, of the shape of what is pruned,
+            and the scalar True for what stays dense.
+
+        Raises:
+            ConfigError: the state holds no masks.
+
         Example:
             >>> int(pruner.masks(state)["kernel"].sum())
             20
@@ -288,6 +298,12 @@ class Pruner:
 
     def density(self, state: optax.OptState) -> float:
         """The kept fraction of the prunable weights; 1.0 if there are none.
+
+        Args:
+            state: of an optimizer that `wrap` made, or that holds one.
+
+        Raises:
+            ConfigError: the state holds no masks.
 
         Example:
             >>> pruner.density(state)
@@ -300,6 +316,10 @@ class Pruner:
 
         What was absent starts from zero, with the momentum that it has gathered. The
         masks are scalars then, so that the update compiles once more.
+
+        Args:
+            state: of an optimizer that `wrap` made, or that holds one; one without
+                masks comes back as it is.
 
         Example:
             >>> pruner.density(pruner.to_dense(state))

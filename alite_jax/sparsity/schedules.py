@@ -31,8 +31,7 @@ def prune_rate(
     """
     if schedule not in SCHEDULES:
         raise ConfigError(
-            f"pruning.prune_rate_schedule is {schedule!r};"
-            f" {nearest(schedule, SCHEDULES)}"
+            f"the prune_rate_schedule is {schedule!r}; {nearest(schedule, SCHEDULES)}"
         )
     return interpolate(progress, start, end, schedule)
 
