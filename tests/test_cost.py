@@ -358,8 +358,11 @@ def test_layers_by_hand():
     assert classifier.nonzero_macs == 30
 
 
-@pytest.mark.parametrize("stem", ["conv", "attention"])
-@pytest.mark.parametrize("name", MODELS)
+@pytest.mark.parametrize(
+    ("name", "stem"),
+    [(name, "conv") for name in MODELS]
+    + [(name, "attention") for name in ("resnet18", "resnet26_attention", "resnet50")],
+)
 def test_every_parameter_is_counted_once(name, stem):
     """Although blocks that were met before are not traced again."""
     model, params = network(name, width=8, stem=stem)
