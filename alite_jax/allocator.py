@@ -27,10 +27,8 @@ SETTINGS = {
 
 # What a machine with a GPU or a TPU has. With one of them JAX computes there, and these
 # settings are of no use.
-_ACCELERATORS = (
-    *("/dev/nvidia0", "/dev/nvidiactl", "/dev/dxg", "/dev/kfd"),
-    *("/dev/accel0", "/dev/vfio"),
-)
+_GPUS = ("/dev/nvidia0", "/dev/nvidiactl", "/dev/dxg", "/dev/kfd")
+_TPUS = ("/dev/accel0", "/dev/vfio")
 
 
 def tuned_environment(
@@ -66,7 +64,12 @@ def tuned_environment(
 
 def has_accelerator() -> bool:
     """Whether there is a device file of a GPU or a TPU, which is cheap to find out."""
-    return any(map(os.path.exists, _ACCELERATORS))
+    return has_gpu() or any(map(os.path.exists, _TPUS))
+
+
+def has_gpu() -> bool:
+    """Whether there is a device file of a GPU."""
+    return any(map(os.path.exists, _GPUS))
 
 
 def restart_tuned() -> None:

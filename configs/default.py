@@ -181,9 +181,18 @@ def get_config() -> ConfigDict:
     distillation.feature_weight = 0.0
 
     config.compute = compute = ConfigDict()
-    # Number format in which both networks compute: 'float32' or 'bfloat16'. Parameters,
-    # statistics, attention's softmax, logits, losses and the optimizer stay float32.
-    compute.dtype = "float32"
+    # Number format in which both networks compute: 'float32', 'bfloat16', or 'auto',
+    # which is bfloat16 on TPUs and on GPUs that have it, else float32; a run keeps what
+    # it began with. Parameters, statistics, attention's softmax, logits, losses and the
+    # optimizer are float32.
+    compute.dtype = "auto"
+    # How exact products of float32 numbers are: 'default' is what is fastest, one pass
+    # in bfloat16 on TPUs and TF32 on NVIDIA's GPUs; 'high' is three passes in bfloat16
+    # and TF32; 'highest' is float32. On CPUs all are float32.
+    compute.matmul_precision = "default"
+    # Whether equal runs give equal results on GPUs, too, to the last bit, for which XLA
+    # does without atomic sums and without trying out algorithms. Elsewhere they do.
+    compute.deterministic = True
     # What BatchNorm normalises by in training: the statistics of the whole batch over
     # all devices ('global'), which does not depend on their number, or of each device's
     # share ('device'), which spares the exchange. Running statistics are those of all.

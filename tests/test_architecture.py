@@ -30,7 +30,6 @@ ALLOWED = {
     "schedules": set(),
     "trees": set(),
     "imports": {"errors", "paths"},
-    "jax_settings": {"errors", "paths"},
     # The method: operators, masks, losses, images, networks, what these cost.
     "ops": {"errors"},
     "sparsity": {"errors", "registry", "schedules", "trees"},
@@ -44,6 +43,7 @@ ALLOWED = {
         *("data", "distillation", "errors", "models", "ops", "paths", "registry"),
         *("schedules", "sparsity", "structure"),
     },
+    "jax_settings": {"allocator", "config", "errors", "paths"},
     # The pure steps, and the runs that they are made in.
     "training": {
         *("data", "distillation", "errors", "models", "schedules", "sparsity"),

@@ -1,6 +1,7 @@
 """How far programs of one network may lie apart, and that no more is forgiven."""
 
 import math
+from types import SimpleNamespace
 from typing import Any
 
 import flax.linen as nn
@@ -11,7 +12,7 @@ import pytest
 
 from alite_jax.deploy.program import compare
 from alite_jax.errors import ArtefactError
-from alite_jax.models.precision import Bounds, bounds, logits_change
+from alite_jax.models.precision import Bounds, bounds, computing_dtype, logits_change
 
 NINE = {"params": {f"layer{i}": {"kernel": np.ones((2, 2))} for i in range(9)}}
 
@@ -23,7 +24,10 @@ NINE = {"params": {f"layer{i}": {"kernel": np.ones((2, 2))} for i in range(9)}}
         ("float32", "gpu", None, 11, 12 * 2**-11),
         ("float32", "gpu", "highest", 24, 1e-3),
         ("float32", "gpu", "float32", 24, 1e-3),
+        ("float32", "gpu", "high", 11, 12 * 2**-11),
         ("float32", "tpu", None, 8, 12 * 2**-8),
+        ("float32", "tpu", "high", 16, 1e-3),
+        ("float32", "cpu", "high", 24, 1e-3),
         ("bfloat16", "cpu", None, 8, 12 * 2**-8),
         ("bfloat16", "gpu", "highest", 8, 12 * 2**-8),
     ],
@@ -39,6 +43,34 @@ def test_bounds_follow_from_the_products(
     monkeypatch.setattr(jax, "default_backend", lambda: backend)
     with jax.default_matmul_precision(asked):
         assert bounds(jnp.dtype(dtype), NINE) == Bounds(bits, 9, error)
+
+
+@pytest.mark.parametrize(
+    ("devices", "dtype"),
+    [
+        ([("cpu", None)] * 2, "float32"),
+        ([("tpu", None)], "bfloat16"),
+        ([("gpu", "8.0")], "bfloat16"),
+        ([("gpu", "12.1")], "bfloat16"),
+        ([("gpu", "7.5")], "float32"),
+        ([("gpu", "9.0"), ("gpu", "7.0")], "float32"),
+        ([("gpu", "gfx942")], "bfloat16"),
+        ([("other", None)], "float32"),
+    ],
+)
+def test_the_number_format_suits_the_devices(
+    monkeypatch: pytest.MonkeyPatch,
+    devices: list[tuple[str, str | None]],
+    dtype: str,
+) -> None:
+    found = [
+        SimpleNamespace(platform=platform, compute_capability=capability)
+        for platform, capability in devices
+    ]
+    monkeypatch.setattr(jax, "devices", lambda: found)
+    assert computing_dtype("auto") == jnp.dtype(dtype)
+    for named in ("float32", "bfloat16"):
+        assert computing_dtype(named) == jnp.dtype(named)
 
 
 def found(ours: list[list[float]], allowed: Bounds) -> Any:

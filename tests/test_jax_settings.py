@@ -16,6 +16,7 @@ from alite_jax.data.augment import augment, normalize, resized_crop
 from alite_jax.data.pipeline import TrainBatches
 from alite_jax.data.sources import Split
 from alite_jax.distillation import joint_loss
+from alite_jax.errors import ConfigError
 from alite_jax.jax_settings import seed_key
 from alite_jax.models.resnet import create_model
 from alite_jax.ops.local_attention import local_attention
@@ -168,9 +169,10 @@ class Seen(Exception):
     """The settings within a job."""
 
 
+@pytest.mark.parametrize("precision", [None, "highest"])
 @pytest.mark.parametrize("name", JOBS)
 def test_a_job_has_settings_of_its_own(
-    name: str, monkeypatch: pytest.MonkeyPatch
+    name: str, precision: str | None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def look(*arguments: Any) -> None:
         read = jax.config.values
@@ -178,18 +180,28 @@ def test_a_job_has_settings_of_its_own(
             read["jax_enable_x64"],
             read["jax_numpy_dtype_promotion"],
             read["jax_transfer_guard"],
+            read["jax_default_matmul_precision"],
         )
 
     module = importlib.import_module(JOBS[name])
     # Whichever of them comes first in a job.
-    monkeypatch.setattr(module, "validate", look, raising=False)
+    monkeypatch.setattr(module, "describe", look, raising=False)
     monkeypatch.setattr(Given, "named", look)
     arguments = ("macs", 0.5) if name == "plan" else ("nowhere",)
     with (
         jax.enable_x64(True),
         jax.numpy_dtype_promotion("strict"),
         jax.transfer_guard("disallow"),
+        jax.default_matmul_precision("high"),
         pytest.raises(Seen) as seen,
     ):
-        getattr(alite_jax, name)(tiny_config(), *arguments)
-    assert seen.value.args == (False, "standard", "allow")
+        changes = {"compute.matmul_precision": precision or "default"}
+        getattr(alite_jax, name)(tiny_config(changes), *arguments)
+    assert seen.value.args == (False, "standard", "allow", precision)
+
+
+def test_a_job_checks_its_configuration_first() -> None:
+    config = tiny_config()
+    config.student.density = 2.0
+    with pytest.raises(ConfigError, match=r"student\.density must be above 0"):
+        alite_jax.plan(config, "macs", 0.5)

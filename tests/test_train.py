@@ -15,8 +15,12 @@ import alite_jax
 from alite_jax.config.run_config import to_json
 from alite_jax.errors import CheckpointError, ConfigError
 from alite_jax.jobs import train as train_job
+from alite_jax.models.precision import computing_dtype
+from alite_jax.runs import folder as folder_module
 from alite_jax.runs.metrics import MetricWriter
 
+# What a machine without accelerators makes of the configuration.
+SETTLED = {"compute.dtype": "float32"}
 pytestmark = pytest.mark.usefixtures("models")
 
 
@@ -61,7 +65,7 @@ def test_a_run_leaves_its_files(finished: Any) -> None:
     files = "checkpoints", "config.json", "metrics.jsonl", "summary.json", "teacher"
     files += ("teacher.safetensors",)
     assert found == [*files]
-    assert (folder / "config.json").read_text() == to_json(tiny_config())
+    assert (folder / "config.json").read_text() == to_json(tiny_config(SETTLED))
     for checkpoints, last in (("teacher", "8"), ("checkpoints", "12")):
         assert last in {path.name for path in (folder / checkpoints).iterdir()}
 
@@ -97,9 +101,10 @@ def test_the_summary_has_the_agreed_fields(finished: Any) -> None:
         *("teacher_training", "student_training", "this_process")
     }
     assert all(seconds > 0 for seconds in summary["seconds"].values())
-    assert set(summary["environment"]) == {"jax", "device"}
+    assert set(summary["environment"]) == {"jax", "device", "deterministic"}
+    assert summary["environment"]["deterministic"] is True
     assert (summary["dataset"], summary["seed"]) == ("digits", 0)
-    assert summary["config"] == json.loads(to_json(tiny_config()))
+    assert summary["config"] == json.loads(to_json(tiny_config(SETTLED)))
 
 
 def test_the_summary_s_numbers_are_right(finished: Any) -> None:
@@ -282,6 +287,23 @@ def test_another_configuration_in_the_same_folder_is_refused(finished: Any) -> N
     assert "compute.accumulation (was 1, is 2)" in message
     assert "another --workdir" in message
     assert snapshot(folder) == before
+
+
+def test_a_run_keeps_its_number_format_on_another_machine(
+    finished: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def on_an_accelerator(name: str) -> Any:
+        return computing_dtype("bfloat16" if name == "auto" else name)
+
+    monkeypatch.setattr(folder_module, "computing_dtype", on_an_accelerator)
+    folder, summary = finished
+    settled = folder_module.settled
+    assert settled(tiny_config(), tmp_path).compute.dtype == "bfloat16"
+    assert settled(tiny_config(SETTLED), tmp_path).compute.dtype == "float32"
+    assert settled(tiny_config(), folder).compute.dtype == "float32"
+    assert alite_jax.train(tiny_config(), folder) == summary
+    with pytest.raises(ConfigError, match="was 'float32', is 'bfloat16'"):
+        alite_jax.train(tiny_config({"compute.dtype": "bfloat16"}), folder)
 
 
 def test_evaluate_finds_the_accuracies_again(finished: Any) -> None:

@@ -27,6 +27,8 @@ RETIRED = {
     "student.embedding_scale": 1.0,
     "student.norm_momentum": 0.9,
 }
+# What runs from before a field existed did in its place, where that is not its default.
+_BEFORE = {"compute.dtype": "float32"}
 _LAST_VERSION = "01aceb7"  # The commit that still read them all.
 
 OTHER_RUNS = ("teacher.workdir", "student.init_workdir")
@@ -59,8 +61,8 @@ def from_json(text: str) -> ConfigDict:
     """Reads what `to_json` wrote.
 
     Args:
-        text: a JSON object; a field that it lacks takes its default, so that runs from
-            before the field existed stay readable, and one of `RETIRED` is left out.
+        text: a JSON object; a field that it lacks takes what runs did before the field
+            existed, as a rule its default, and one of `RETIRED` is left out.
 
     Returns:
         A locked, validated configuration.
@@ -97,7 +99,7 @@ def from_json(text: str) -> ConfigDict:
                 f" anything but {value!r} is read by commit {_LAST_VERSION} of this"
                 " project"
             )
-    return override(default_config(), fields)
+    return override(default_config(), _BEFORE | fields)
 
 
 def recorded(config: ConfigDict, folder: Path) -> ConfigDict:

@@ -106,7 +106,8 @@ def choices() -> dict[str, Collection[str]]:
         "pruning.structure": STRUCTURES,
         "pruning.prune_rate_schedule": SCHEDULES,
         "distillation.schedule": SCHEDULES,
-        "compute.dtype": ("float32", "bfloat16"),
+        "compute.dtype": ("auto", "float32", "bfloat16"),
+        "compute.matmul_precision": ("default", "high", "highest"),
         "compute.batch_norm": ("global", "device"),
     }
 

@@ -12,6 +12,7 @@ from alite_jax.pages.table import comparison_table
 from alite_jax.paths import user_path
 from alite_jax.runs.data import load_data
 from alite_jax.runs.evaluation import Evaluator
+from alite_jax.runs.folder import settled
 from alite_jax.runs.given import Given
 from alite_jax.runs.networks import create_networks
 from alite_jax.runs.processes import say
@@ -54,11 +55,12 @@ def evaluate(
         True
     """
     given = Given(student, teacher)
-    config = given.named(config)
-    data = load_data(config, user_path(workdir))
+    folder = user_path(workdir)
+    config = settled(given.named(config), folder)
+    data = load_data(config, folder)
     started = time.monotonic()
     results: list[Any] = []
-    for network in create_networks(config, data, user_path(workdir), given):
+    for network in create_networks(config, data, folder, given):
         if network is None:
             results.append(None)
             continue

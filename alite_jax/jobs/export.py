@@ -35,7 +35,7 @@ from alite_jax.runs import parallel
 from alite_jax.runs.data import load_data
 from alite_jax.runs.evaluation import Evaluator
 from alite_jax.runs.fit import Network
-from alite_jax.runs.folder import at_work, write_whole
+from alite_jax.runs.folder import at_work, settled, write_whole
 from alite_jax.runs.given import Given
 from alite_jax.runs.networks import create_networks
 from alite_jax.runs.starts import compact_checked, compared_images
@@ -95,8 +95,8 @@ def export(
         ['card.json', 'card.md', 'graph.stablehlo', 'weights.alite']
     """
     given = Given(student, teacher)
-    config = given.named(config)
     folder = user_path(workdir)
+    config = settled(given.named(config), folder)
     # A folder that is not there holds no run, and is not made by asking for one.
     with at_work(folder) if folder.is_dir() else nullcontext():
         return _export(config, folder, values, multiple, tflite, given)

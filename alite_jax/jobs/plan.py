@@ -10,7 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 from ml_collections import ConfigDict
 
-from alite_jax.config import override, validate
+from alite_jax.config import override
 from alite_jax.counting.layers import total_macs
 from alite_jax.data.sources import describe
 from alite_jax.data.specs import DatasetSpec
@@ -104,7 +104,6 @@ def plan(config: ConfigDict, kind: str, value: float, batch: int = 1) -> Planned
     """
     if kind not in _KINDS:
         raise ConfigError(f"--target: {kind!r} is none; {nearest(kind, _KINDS)}")
-    validate(config)
     dataset = describe(config.data)
     model = configured_model(config, "student", dataset)
     model = compactable(model, "--job=plan tries out widths")

@@ -32,7 +32,7 @@ from alite_jax.pages.table import (
 )
 from alite_jax.paths import user_path
 from alite_jax.runs.data import load_data
-from alite_jax.runs.folder import read_card, read_summary, write_whole
+from alite_jax.runs.folder import read_card, read_summary, settled, write_whole
 from alite_jax.runs.given import Given
 from alite_jax.runs.metrics import read_metrics
 from alite_jax.runs.networks import create_networks
@@ -78,8 +78,8 @@ def report(
         'report/index.html'
     """
     given = Given(student, teacher)
-    config = given.named(config)
     folder = user_path(workdir)
+    config = settled(given.named(config), folder)
     summary = read_summary(folder)
     if summary is None or "student" not in summary:
         raise CheckpointError(

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from alite_jax.errors import ConfigError, TrainingError, nearest
-from alite_jax.jax_settings import keep_compiled_programs
+from alite_jax.jax_settings import ask_for_determinism, keep_compiled_programs
 from alite_jax.jobs.command import Command
 from alite_jax.jobs.train import train, train_teacher
 from alite_jax.pages.study_page import study_page
@@ -81,6 +81,8 @@ def run_study(
     folder = user_path(workdir)
     target = user_path(Path("results") / study.name if results is None else results)
     runs = study_runs(study, folder)
+    if any(run.config.compute.deterministic for run in runs):
+        ask_for_determinism()
     chosen = _choose(study, runs, rows)
     records = _published(runs, chosen, target, folder)
     if records:

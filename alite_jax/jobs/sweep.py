@@ -15,12 +15,12 @@ from alite_jax.config.run_config import FILE, read_config
 from alite_jax.config.types import plain
 from alite_jax.config.validation import given_teacher
 from alite_jax.errors import ConfigError, TrainingError
-from alite_jax.jax_settings import keep_compiled_programs
+from alite_jax.jax_settings import ask_for_determinism, keep_compiled_programs
 from alite_jax.jobs.command import Command
 from alite_jax.jobs.train import train, train_teacher
 from alite_jax.pages.table import aligned
 from alite_jax.paths import user_path
-from alite_jax.runs.folder import FREE_FIELDS, write_whole
+from alite_jax.runs.folder import FREE_FIELDS, settled, write_whole
 from alite_jax.runs.given import Given, Optimizer
 from alite_jax.runs.processes import by_first
 from alite_jax.study.runs import Run, train_runs
@@ -88,8 +88,11 @@ def sweep(
         >>> os.path.basename(table[0]["workdir"])
         'density=0.2,method=rigl'
     """
-    config = Given(student, teacher, optimizer).named(config)
     folder = user_path(workdir)
+    config = Given(student, teacher, optimizer).named(config)
+    if config.compute.deterministic:
+        ask_for_determinism()
+    config = settled(config, folder)
     index, count = _read_shard(shard)
     points = dict(list(sweep_points(config, grid).items())[index::count])
     # Shards write apart.

@@ -11,11 +11,16 @@ from typing import Any
 import jax
 from ml_collections import ConfigDict
 
-from alite_jax.config import flatten, validate
+from alite_jax.config import flatten
 from alite_jax.config.validation import given_teacher
 from alite_jax.data.sources import Data, shared_examples
 from alite_jax.errors import ConfigError
-from alite_jax.jax_settings import job, keep_compiled_programs
+from alite_jax.jax_settings import (
+    DETERMINISTIC,
+    is_deterministic,
+    job,
+    keep_compiled_programs,
+)
 from alite_jax.jobs.command import Command
 from alite_jax.pages.table import comparison_table
 from alite_jax.paths import user_path
@@ -23,7 +28,7 @@ from alite_jax.runs import parallel
 from alite_jax.runs.data import load_data
 from alite_jax.runs.evaluation import Evaluator
 from alite_jax.runs.fit import Network, fit
-from alite_jax.runs.folder import at_work, claim, read_summary, record_spec
+from alite_jax.runs.folder import at_work, claim, read_summary, record_spec, settled
 from alite_jax.runs.given import Given, Optimizer
 from alite_jax.runs.metrics import MetricWriter, NoWriter
 from alite_jax.runs.networks import create_networks
@@ -82,8 +87,8 @@ def train(
         True
     """
     given = Given(student, teacher, optimizer)
-    config = given.named(config)
     folder = user_path(workdir)
+    config = settled(given.named(config), folder)
     with at_work(folder):
         claim(folder, config)
         finished = read_summary(folder)
@@ -168,8 +173,8 @@ def train_teacher(
         >>> other = {"teacher.workdir": str(workdir), "student.density": 0.5}
         >>> other = alite_jax.override(config, other)  # A run with this teacher.
     """
-    validate(config)
     folder = user_path(workdir)
+    config = settled(config, folder)
     if field := given_teacher(config):
         raise ConfigError(
             f"{field} is {flatten(config)[field]}, whose teacher needs no training; set"
@@ -233,9 +238,27 @@ def _announcement(
     if teacher is not None:
         taught_by = teacher.identity["model"]
     devices = f"{parallel.device_count()} {jax.default_backend()} device(s)"
+    computed = config.compute.dtype
+    if config.compute.matmul_precision != "default":
+        computed += f" (products at {config.compute.matmul_precision!r} precision)"
     return (
         f"{data.spec.name}: {len(data.train):,} images to train and"
         f" {len(data.evaluation):,} to evaluate on{also_trained}; teacher"
         f" {taught_by}, student {student.identity['model']} at {said}{units};"
-        f" on {devices}, in {folder}; compiling comes first and takes a while"
+        f" in {computed} on {devices}, in {folder}{_repeats(config)}; compiling comes"
+        " first and takes a while"
+    )
+
+
+def _repeats(config: ConfigDict) -> str:
+    """Whether equal runs give equal results, where that is a question."""
+    if jax.default_backend() != "gpu":
+        return ""
+    if is_deterministic():
+        return "; equal runs give equal results"
+    if not config.compute.deterministic:
+        return "; equal runs may differ"
+    return (
+        "; equal runs may differ, since XLA read its flags before this run could ask:"
+        f" start Python with XLA_FLAGS={DETERMINISTIC}=true"
     )

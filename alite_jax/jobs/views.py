@@ -9,7 +9,6 @@ import jax
 import numpy as np
 from ml_collections import ConfigDict
 
-from alite_jax.config import validate
 from alite_jax.data.augment import create_augmentation
 from alite_jax.data.views import begin_digest, fixed_views, in_order
 from alite_jax.errors import ConfigError, DataError
@@ -57,7 +56,6 @@ def write_views(
         >>> np.load(folder / "images.npy", mmap_mode="r").shape
         (2, 64, 8, 8, 1)
     """
-    validate(config)
     if views < 1:
         raise ConfigError(f"views must be at least 1, found {views}")
     data, folder = load_data(config), user_path(folder)

@@ -2,13 +2,13 @@
 
 from typing import Any
 
-import jax.numpy as jnp
 from ml_collections import ConfigDict
 
 from alite_jax.data.specs import DatasetSpec
 from alite_jax.imports import find_object
 from alite_jax.models.foreign import foreign_model
 from alite_jax.models.model import Model
+from alite_jax.models.precision import computing_dtype
 from alite_jax.models.registered import find_model
 from alite_jax.models.resnet import STUDENT_OPTIONS, create_model
 
@@ -37,7 +37,7 @@ def configured_model(
         ConfigError: there is no such model.
     """
     axis_name = axis_name if config.compute.batch_norm == "global" else None
-    dtype = jnp.dtype(config.compute.dtype)
+    dtype = computing_dtype(config.compute.dtype)
     if source is None:
         source = _source(config, phase)
     if source is not None:

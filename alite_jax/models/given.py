@@ -27,6 +27,7 @@ from alite_jax.models.calls import as_logits, call_with
 from alite_jax.models.configured import image_shape, network_name
 from alite_jax.models.foreign import foreign_model, linen_model, packed_variables
 from alite_jax.models.model import Model, Variables
+from alite_jax.models.precision import computing_dtype
 from alite_jax.models.torch_weights import read_weights
 from alite_jax.paths import user_path
 
@@ -49,7 +50,7 @@ def configured_teacher(
         ConfigError: there is none where it says, or it is none.
     """
     fields, constants = config.teacher, None
-    dtype = jnp.dtype(config.compute.dtype)
+    dtype = computing_dtype(config.compute.dtype)
     name = network_name(config, "teacher")
     if source is None and fields.module:
         source = find_object(fields.module, "teacher.module")

@@ -1,4 +1,4 @@
-"""How far programs of one network may lie apart, by the precision of their products.
+"""In which numbers networks compute, and how far programs of one may lie apart.
 
 A factor of `p` significant bits is rounded by up to `2**-p` of itself. The roundings of
 different layers have nothing to do with one another, so over `n` products in a row they
@@ -6,6 +6,7 @@ add up like a random walk, to about `sqrt(n)` of one; four times that is allowed
 """
 
 import math
+import re
 from functools import partial
 from typing import NamedTuple
 
@@ -23,9 +24,31 @@ Network = tuple[Model, chex.ArrayTree]  # With its variables.
 # Of the largest logit, whatever the precision: programs may add in another order.
 _LEAST = 1e-3
 
-# What a float32 factor of a product keeps by JAX's default: TF32 on an NVIDIA GPU, one
-# pass in bfloat16 on a TPU.
-_FLOAT32_BITS = {"cpu": 24, "gpu": 11, "tpu": 8}
+# What a float32 factor of a product keeps at JAX's default precision and at `high`: in
+# TF32 on an NVIDIA GPU; on a TPU in one pass in bfloat16, and in three.
+_FLOAT32_BITS = {"cpu": (24, 24), "gpu": (11, 11), "tpu": (8, 16)}
+
+
+def computing_dtype(name: str) -> np.dtype:
+    """Returns the number format that `compute.dtype` names.
+
+    Args:
+        name: `"float32"`, `"bfloat16"`, or `"auto"`: bfloat16 where all devices have
+            it, which are TPUs and GPUs (NVIDIA's of compute capability 8.0 and more),
+            else float32.
+    """
+    if name != "auto":
+        return jnp.dtype(name)
+    fast = all(map(_has_bfloat16, jax.devices()))
+    return jnp.dtype(jnp.bfloat16 if fast else jnp.float32)
+
+
+def _has_bfloat16(device: jax.Device) -> bool:
+    if device.platform != "gpu":
+        return device.platform == "tpu"
+    # AMD's are called by letters; those that JAX runs on have it.
+    capability = re.match(r"(\d+)\.", str(device.compute_capability))
+    return capability is None or int(capability[1]) >= 8
 
 
 class Bounds(NamedTuple):
@@ -66,7 +89,7 @@ def _significant_bits(dtype: DTypeLike) -> int:
     asked = jax.config.jax_default_matmul_precision  # type: ignore[attr-defined]
     if asked in ("highest", "float32"):
         return 24
-    return _FLOAT32_BITS.get(jax.default_backend(), 8)
+    return _FLOAT32_BITS.get(jax.default_backend(), (8, 8))[asked == "high"]
 
 
 def logits_change(before: Network, after: Network, images: jax.Array) -> float:

@@ -13,9 +13,10 @@ from typing import Any
 from ml_collections import ConfigDict
 
 from alite_jax import config as config_lib
-from alite_jax.config import run_config
+from alite_jax.config import override, run_config
 from alite_jax.data.specs import DatasetSpec
 from alite_jax.errors import CheckpointError, ConfigError, InUseError
+from alite_jax.models.precision import computing_dtype
 from alite_jax.runs.processes import by_first
 
 # Fields that a run may change when it resumes: none of them changes its result.
@@ -76,25 +77,47 @@ def _lock(folder: Path, held: contextlib.ExitStack) -> None:
     file.flush()
 
 
+def _has_begun(folder: Path) -> bool:
+    """Whether a folder holds a run that can be resumed.
+
+    Before its first checkpoint there is nothing to resume: a mistake that stopped a run
+    at once must not keep the folder from the corrected command.
+    """
+    results = any((folder / name).exists() for name in _RESULTS)
+    return results and (folder / run_config.FILE).exists()
+
+
+@by_first
+def settled(config: ConfigDict, folder: Path) -> ConfigDict:
+    """Returns a configuration that leaves nothing to the machine, as runs record it.
+
+    Args:
+        config: the whole configuration. Where `compute.dtype` is `"auto"`, it becomes
+            that of the run in `folder`, wherever that has begun, or without one what
+            suits these devices.
+        folder: of the run.
+    """
+    dtype: str = config.compute.dtype
+    if dtype == "auto" and _has_begun(folder):
+        dtype = run_config.read_config(folder).compute.dtype
+    return override(config, {"compute.dtype": computing_dtype(dtype).name})
+
+
 @by_first
 def claim(folder: Path, config: ConfigDict) -> None:
     """Makes the run's folder, or checks that it belongs to this configuration.
 
     Args:
         folder: of the run.
-        config: the whole configuration, which is written there.
+        config: the whole configuration, `settled`, which is written there.
 
     Raises:
         ConfigError: the folder holds another run.
         CheckpointError: the folder cannot be written.
     """
-    recorded = folder / run_config.FILE
-    # Before its first checkpoint a run has nothing to resume: a mistake that stopped
-    # it at once must not keep the folder from the corrected command.
-    begun = any((folder / name).exists() for name in _RESULTS)
-    if not begun or not recorded.exists():
+    if not _has_begun(folder):
         text = run_config.to_json(run_config.recorded(config, folder))
-        write_whole(recorded, text)
+        write_whole(folder / run_config.FILE, text)
         return
     before = run_config.absolute(run_config.read_config(folder))
     now = run_config.absolute(config)

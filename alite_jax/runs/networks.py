@@ -25,7 +25,7 @@ from alite_jax.models.model import Model
 from alite_jax.paths import user_path
 from alite_jax.runs.data import load_data
 from alite_jax.runs.fit import Network
-from alite_jax.runs.folder import read_summary
+from alite_jax.runs.folder import read_summary, settled
 from alite_jax.runs.given import NOTHING, Given
 from alite_jax.runs.starts import finished_run, from_another
 from alite_jax.sparsity.masks import (
@@ -197,8 +197,8 @@ def restore(
         (2, 10)
     """
     given = Given(student, teacher)
-    config = given.named(config)
     folder = user_path(workdir)
+    config = settled(given.named(config), folder)
     data, summary = load_data(config, folder), read_summary(folder)
     networks = create_networks(config, data, folder, given)
     # A run of the teacher alone is finished without a student.

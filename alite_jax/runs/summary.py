@@ -10,6 +10,7 @@ from ml_collections import ConfigDict
 from alite_jax.config.run_config import recorded
 from alite_jax.counting.cost import network_cost
 from alite_jax.data.sources import Data
+from alite_jax.jax_settings import is_deterministic
 from alite_jax.runs import parallel
 from alite_jax.runs.evaluation import Evaluator
 from alite_jax.runs.fit import Network
@@ -71,7 +72,11 @@ def write_summary(
         "seed": config.seed,
         **results,
         "seconds": seconds,
-        "environment": {"jax": jax.__version__, "device": parallel.describe_devices()},
+        "environment": {
+            "jax": jax.__version__,
+            "device": parallel.describe_devices(),
+            "deterministic": is_deterministic(),
+        },
         "config": recorded(config, folder).to_dict(),
     }
     write_whole(folder / "summary.json", json.dumps(summary, indent=2) + "\n")
