@@ -12,7 +12,7 @@ INSTALLED_DEV := $(VENV)/.installed-dev
 INSTALLED_BENCH := $(VENV)/.installed-bench
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-processes test-all bench docs lint format clean
+.PHONY: help demo test test-processes test-accelerator test-all bench docs lint format clean
 
 help:  ## list these commands
 	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 18
@@ -28,6 +28,9 @@ test: $(INSTALLED_DEV)  ## run the tests; ARGS=... goes to pytest
 
 test-processes: $(INSTALLED_DEV)  ## run the tests of several processes, kills, long runs and the notebook
 	$(PYTEST) -m processes $(ARGS)
+
+test-accelerator: $(INSTALLED_DEV)  ## run what matters most on the devices that JAX finds
+	$(BIN)/python -m pytest --noconftest -W default tests/accelerator.py $(ARGS)
 
 test-all: $(INSTALLED_DEV)  ## run the slow tests too
 	$(PYTEST) -m "slow or not slow" $(ARGS)

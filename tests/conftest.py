@@ -12,18 +12,15 @@ from pathlib import Path
 
 import jax
 import pytest
+from compiling import QUICK_FLAGS
 from tiny import tiny_config, tiny_models
 
 import alite_jax
 from alite_jax.jobs.train import train_teacher
 
-# Tests wait for programs that are compiled to run a few times: read before the first of
-# them, here and in the processes that tests start, these flags save two thirds of that.
+# Read before anything is compiled, here and in the processes that tests start.
 # `XLA_FLAGS= make test` compiles as users do.
-os.environ.setdefault(
-    "XLA_FLAGS",
-    "--xla_backend_optimization_level=0 --xla_cpu_use_fusion_emitters=false",
-)
+os.environ.setdefault("XLA_FLAGS", QUICK_FLAGS)
 jax.config.update("jax_platforms", "cpu")
 # Before anything is computed: with one device a wrong axis or a lost shard goes unseen.
 jax.config.update("jax_num_cpu_devices", 2)

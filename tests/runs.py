@@ -21,7 +21,10 @@ SCRIPT = Path(__file__).resolve().parent / "tiny_run.py"
 def begin(
     folder: Path, devices: int, *overrides: str, place: tuple[str, ...] = ()
 ) -> subprocess.Popen[str]:
-    """Starts a run; `place` is the address, the number of processes and its index."""
+    """Starts a run; `place` is the address, the number of processes and its index.
+
+    With no devices it takes those that JAX finds.
+    """
     command = [sys.executable, str(SCRIPT), str(folder), str(devices), *overrides]
     return subprocess.Popen(
         [*command, *(("--", *place) if place else ())],

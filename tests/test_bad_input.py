@@ -18,6 +18,7 @@ from alite_jax.config.run_config import to_json
 from alite_jax.jobs import train as train_job
 from alite_jax.runs.checkpoints import Checkpoints
 from alite_jax.runs.fit import Network
+from alite_jax.runs.folder import settled
 from alite_jax.runs.metrics import read_metrics
 from alite_jax.training.state import TrainState
 
@@ -184,7 +185,7 @@ def stored(tmp_path: Path) -> Path:
     config = tiny_config()
     folder = tmp_path / "run"
     folder.mkdir()
-    (folder / "config.json").write_text(to_json(config))
+    (folder / "config.json").write_text(to_json(settled(config, folder)))
     checkpoints = Checkpoints(
         folder / "teacher", keep=2, identity={"model": "resnet50", "width": 64}
     )

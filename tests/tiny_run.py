@@ -3,7 +3,8 @@
     python tests/tiny_run.py FOLDER DEVICES [FIELD=VALUE ...] [-- ADDRESS COUNT INDEX]
     python tests/tiny_run.py FOLDER DEVICES study [-- ADDRESS COUNT INDEX]
 
-Ends with 0, or as launch.py would.
+DEVICES are virtual ones of the CPU; 0 takes those that JAX finds. Ends with 0, or as
+launch.py would.
 """
 
 import sys
@@ -23,8 +24,9 @@ CACHE = Path(__file__).resolve().parent.parent / ".cache" / "jax"
 def main(arguments: Sequence[str]) -> int:
     own, _, place = " ".join(arguments).partition(" -- ")
     folder, devices, *overrides = own.split()
-    jax.config.update("jax_platforms", "cpu")
-    jax.config.update("jax_num_cpu_devices", int(devices))
+    if int(devices):
+        jax.config.update("jax_platforms", "cpu")
+        jax.config.update("jax_num_cpu_devices", int(devices))
     jax.config.update("jax_compilation_cache_dir", str(CACHE))
     jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.1)
     if place:
