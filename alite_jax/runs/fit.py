@@ -21,6 +21,7 @@ from alite_jax.data.views import make_view_step
 from alite_jax.jax_settings import seed_key
 from alite_jax.models.model import Model
 from alite_jax.runs import parallel
+from alite_jax.runs.background import BackgroundSaves
 from alite_jax.runs.checkpoints import Checkpoints
 from alite_jax.runs.evaluation import Evaluator
 from alite_jax.runs.interruption import Interruption
@@ -129,8 +130,9 @@ def fit(
     """Trains to the end, resuming from the newest whole checkpoint.
 
     Checkpoints are written after each epoch, every `config.checkpoint.every_steps` and
-    when a signal stops the run, never after a loss or a gradient that is not finite.
-    Wherever it was interrupted, the training ends as if it had not been.
+    when a signal stops the run, never after a loss or a gradient that is not finite;
+    the training goes on meanwhile. Wherever it was interrupted, it ends as if it had
+    not been.
 
     Args:
         network: what to train.
@@ -234,7 +236,8 @@ def fit(
     state = parallel.replicate(state)
     teacher_variables = parallel.replicate(teacher_variables)
     open_steps = extra.get("open_steps", ())
-    step_metrics = StepMetrics(network.phase, checkpoints, open_steps)
+    background = BackgroundSaves(checkpoints)
+    step_metrics = StepMetrics(network.phase, background, open_steps)
     progress = Progress(
         network.phase,
         total_steps,
@@ -253,6 +256,7 @@ def fit(
         Interruption() as interruption,
         closing(progress),
         closing(checkpoints),
+        background,
         closing(made),
         closing(on_devices),
         closing(trace),
@@ -294,7 +298,8 @@ def fit(
                     kept = {f"density/{layer}": kept[layer] for layer in kept}
                     writer.write(step, kept, prefix=network.phase)
                 extra = {"seconds": seconds, "open_steps": step_metrics.open_steps()}
-                checkpoints.save(step, host_state, extra=extra)
+                background.save(step, host_state, extra=extra)
             if stops:
+                background.wait()
                 raise interruption.error(network.phase, step, checkpoints.directory)
     return host_state.variables, seconds

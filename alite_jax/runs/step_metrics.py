@@ -6,7 +6,7 @@ import jax
 import numpy as np
 
 from alite_jax.errors import TrainingError
-from alite_jax.runs.checkpoints import Checkpoints
+from alite_jax.runs.background import BackgroundSaves
 from alite_jax.training.step import Metrics
 
 
@@ -26,7 +26,7 @@ class StepMetrics:
     def __init__(
         self,
         phase: str,
-        checkpoints: Checkpoints,
+        checkpoints: BackgroundSaves,
         open_steps: Iterable[Mapping[str, float]] = (),
     ) -> None:
         self._phase = phase
