@@ -279,7 +279,8 @@ def test_a_config_of_the_run_that_cannot_be_read(
 def test_a_summary_that_was_cut_off(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    (tmp_path / "config.json").write_text(to_json(tiny_config()))
+    config = settled(tiny_config(), tmp_path)
+    (tmp_path / "config.json").write_text(to_json(config))
     (tmp_path / "summary.json").write_text('{"dataset":')
     assert run(tmp_path) == 2
     check_sentence(
