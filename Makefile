@@ -12,7 +12,7 @@ INSTALLED_DEV := $(VENV)/.installed-dev
 INSTALLED_BENCH := $(VENV)/.installed-bench
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-processes test-accelerator test-all bench docs lint format clean
+.PHONY: help compile-ahead demo test test-processes test-accelerator test-all bench docs lint format clean
 
 help:  ## list these commands
 	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 18
@@ -38,6 +38,16 @@ test-all: $(INSTALLED_DEV)  ## run the slow tests too
 bench: $(INSTALLED_BENCH)  ## measure speed and memory against peers: half an hour
 	$(BIN)/python -m benchmarks $(ARGS)
 
+# Compilers of their own for other devices, which install without any.
+TARGET ?= gpu
+compile-ahead: .venv-$(TARGET)/.installed  ## compile for a GPU that is not here, or with TARGET=tpu for TPUs: hours
+	.venv-$(TARGET)/bin/python -m benchmarks.compile_ahead --target=$(TARGET) $(ARGS)
+
+.venv-%/.installed: benchmarks/requirements-%.txt requirements.txt
+	$(PYTHON) -m venv .venv-$*
+	@.venv-$*/bin/python -m pip install --quiet --disable-pip-version-check -r $<
+	@touch $@
+
 docs: $(INSTALLED)  ## write docs/api.md from the docstrings
 	$(BIN)/python docs/make_api.py
 
@@ -51,7 +61,7 @@ format: $(INSTALLED_DEV)  ## rewrite the code in the project's format
 	$(BIN)/ruff format .
 
 clean:  ## remove caches and the environment, but no run
-	rm -rf $(VENV) .cache .hypothesis .mypy_cache .pytest_cache .ruff_cache build dist *.egg-info
+	rm -rf $(VENV) .venv-gpu .venv-tpu .cache .hypothesis .mypy_cache .pytest_cache .ruff_cache build dist *.egg-info
 
 $(BIN)/pip:
 	@command -v $(PYTHON) >/dev/null || { \

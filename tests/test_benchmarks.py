@@ -9,8 +9,8 @@ from jax.sharding import Mesh
 
 from alite_jax.training.step import AXIS
 from benchmarks.__main__ import DEFAULT, SECTIONS, table
-from benchmarks.compile_gpu import Outcome, outcome_of, row
-from benchmarks.gpu_programs import lower
+from benchmarks.ahead_programs import lower
+from benchmarks.compile_ahead import Case, Outcome, cases, outcome_of, row
 from benchmarks.targets import TARGETS
 from benchmarks.timing import Row, interleave, ratios, total
 
@@ -55,6 +55,9 @@ def test_what_runs_by_default_can_be_run() -> None:
     assert set(DEFAULT) < set(SECTIONS)
 
 
+JOINT = Case("H100", "cifar10", "joint", "float32", "128")
+
+
 def test_an_abort_of_the_compiler_is_a_row_with_its_reason() -> None:
     errors = (
         "W1126 09:45:16.1 14403 cuda.cc:1] no driver\n"
@@ -64,23 +67,31 @@ def test_an_abort_of_the_compiler_is_a_row_with_its_reason() -> None:
     outcome = outcome_of(-6, "", errors)
     reason = "SIGABRT: tiling.cc:627] Check failed: a == b (256 vs. 32)"
     assert outcome == Outcome(False, reason=reason)
-    line = row(("joint", "float32", "128"), outcome)
-    assert line.split()[:4] == ["joint", "float32", "128", "no"]
+    line = row(JOINT, outcome)
+    assert line.split()[:6] == [*JOINT, "no"]
     assert line.endswith(reason)
 
 
 def test_an_exception_and_a_result_are_rows_too() -> None:
     failed = outcome_of(1, "", "Traceback ...\nImportError: no plugin\n")
     assert failed == Outcome(False, reason="ImportError: no plugin")
-    found = outcome_of(0, "something else\n[61.4, 1880.04]\n", "")
-    assert found == Outcome(True, 61.4, 1880.04)
-    cells = row(("joint", "float32", "128"), found).split()
-    assert cells == ["joint", "float32", "128", "yes", "61", "1880", "MiB"]
+    found = outcome_of(0, "something else\n[61.4, 1880.04, 25, 3]\n", "")
+    assert found == Outcome(True, 61.4, 1880.04, 25, 3)
+    assert row(JOINT, found).split() == [*JOINT, "yes", "61", "1880", "25", "3"]
+
+
+def test_what_has_no_batch_is_compiled_once() -> None:
+    found = cases(["H100"], ["digits"], ["rewiring", "joint"], ["float32"], ["8", "9"])
+    assert [(case.program, case.batch) for case in found] == [
+        ("rewiring", "8"),
+        ("joint", "8"),
+        ("joint", "9"),
+    ]
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name", ["resnet26", "evaluation_resnet50"])
-def test_what_is_compiled_for_a_gpu_can_be_lowered(name: str) -> None:
+@pytest.mark.parametrize("name", ["resnet26", "evaluation_resnet50", "exported"])
+def test_what_is_compiled_ahead_can_be_lowered(name: str) -> None:
     mesh = Mesh(np.array(jax.devices()[:1]), (AXIS,))
-    lowered = lower(name, "bfloat16", 8, mesh)
+    lowered = lower("cifar10", name, "bfloat16", 8, mesh)
     assert "8x32x32x3xui8" in lowered.as_text()
