@@ -111,6 +111,9 @@ def _in_groups(
 ) -> jax.Array:
     """`forward`, for `_GROUP` images at a time and then for one."""
     count = images.shape[0]
+    # Wherever this is exported, operators are to take the form that suits a CPU. Kernels
+    # for a GPU could not even be part of a program for several platforms.
+    forward = _on_cpu(forward)
     one = jax.eval_shape(forward, weights, images[:1])
     # Slices of a fixed size must fit in whatever the count is.
     rest = jnp.zeros((_GROUP, *images.shape[1:]), images.dtype)
@@ -130,6 +133,16 @@ def _in_groups(
     logits = through(_GROUP, jnp.array(0), logits)
     logits = through(1, jnp.asarray(count) // _GROUP * _GROUP, logits)
     return logits[:count]
+
+
+def _on_cpu(forward: Forward) -> Forward:
+    """`forward`, made for CPUs whatever is here."""
+
+    def run(weights: chex.ArrayTree, images: jax.Array) -> jax.Array:
+        with jax.default_device("cpu"):
+            return forward(weights, images)
+
+    return run
 
 
 def compare(
