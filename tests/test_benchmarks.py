@@ -11,6 +11,7 @@ from alite_jax.training.step import AXIS
 from benchmarks.__main__ import DEFAULT, SECTIONS, table
 from benchmarks.ahead_programs import lower
 from benchmarks.compile_ahead import Case, Outcome, cases, outcome_of, row
+from benchmarks.kernel_registers import Kernel, kernels_of
 from benchmarks.targets import TARGETS
 from benchmarks.timing import Row, interleave, ratios, total
 
@@ -95,3 +96,15 @@ def test_what_is_compiled_ahead_can_be_lowered(name: str) -> None:
     mesh = Mesh(np.array(jax.devices()[:1]), (AXIS,))
     lowered = lower("cifar10", name, "bfloat16", 8, mesh)
     assert "8x32x32x3xui8" in lowered.as_text()
+
+
+def test_registers_and_spills_are_read_from_what_the_assembler_says() -> None:
+    said = (
+        "ptxas info    : Compiling entry function 'input_fusion' for 'sm_90a'\n"
+        "    0 bytes stack frame, 7 bytes spill stores, 0 bytes spill loads\n"
+        "ptxas info    : Used 16 registers, used 0 barriers\n"
+        "ptxas info    : Compiling entry function 'local_attention_map' for 'sm_90a'\n"
+        "    8 bytes stack frame, 12 bytes spill stores, 28 bytes spill loads\n"
+        "ptxas info    : Used 255 registers, used 1 barriers\n"
+    )
+    assert kernels_of(said) == [Kernel("map", spilled=12, registers=255)]

@@ -111,7 +111,7 @@ def _in_groups(
 ) -> jax.Array:
     """`forward`, for `_GROUP` images at a time and then for one."""
     count = images.shape[0]
-    # Wherever this is exported, operators are to take the form that suits a CPU. Kernels
+    # Wherever this is exported, attention must take the form for a CPU. Kernels
     # for a GPU could not even be part of a program for several platforms.
     forward = _on_cpu(forward)
     one = jax.eval_shape(forward, weights, images[:1])

@@ -61,6 +61,7 @@ def fused(
         width,
         heads,
         head_dim,
+        dtype.itemsize,
         kernel_size=row_embeddings.shape[0],
         border=border,
         whole_map=_goes_whole(height, width, dtype),

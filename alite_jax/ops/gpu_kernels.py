@@ -12,8 +12,8 @@ up to 0.12, which the requirements name, have it. It is taken nonetheless:
 - CUDA through JAX's foreign functions would have to be compiled by those who install.
 
 Of that backend, kernels use what this module wraps: `triton.load`, `triton.store` and
-`triton.CompilerParams`. All else is `jax.numpy` and `pl.program_id`, so that a change of
-backend begins and, with luck, ends here. Without `fused`, local attention is plain XLA.
+`triton.CompilerParams`. All else is `jax.numpy` and `pl.program_id`, so that a change
+of backend begins and, with luck, ends here.
 
 Kernels see every array flat and compute where in it they load and store, so that
 nothing is transposed or padded in memory.
@@ -50,6 +50,7 @@ class Problem(NamedTuple):
         width: columns of the map.
         heads: of each pixel.
         head_dim: channels of a head.
+        itemsize: bytes of a channel.
         kernel_size: side of the window.
         border: `"zero"` or `"mask"`.
         whole_map: whether a program takes a whole map of a head, by matrix units.
@@ -61,6 +62,7 @@ class Problem(NamedTuple):
     width: int
     heads: int
     head_dim: int
+    itemsize: int
     kernel_size: int
     border: str
     whole_map: bool

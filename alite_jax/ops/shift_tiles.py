@@ -23,12 +23,13 @@ from alite_jax.ops.gpu_kernels import (
     store_vectors,
 )
 
-# Pairs of a row and a head in a program, numbers in their vectors, and how many of
-# those a thread holds. The compiler then has just enough registers
-# (benchmarks/kernel_registers.py).
+# Pairs of a row and a head in a program, numbers in their vectors, how many of those a
+# thread holds, and bytes of a vector up to which a program has many columns. The
+# compiler then has just enough registers (benchmarks/kernel_registers.py).
 _PAIRS = 128
 _NUMBERS = 2048
 _NUMBERS_A_THREAD = 8
+_BYTES = 32
 
 
 class Tile:
@@ -101,8 +102,8 @@ class Tile:
 
 def columns_forward(problem: Problem) -> int:
     """Columns of a program. More share what is loaded, and need more registers."""
-    wide = problem.channels > 16 or problem.kernel_size > 7
-    return 2 if wide else 4
+    wide = problem.channels * problem.itemsize > _BYTES
+    return 2 if wide or problem.kernel_size > 7 else 4
 
 
 def columns_backward(problem: Problem) -> int:
