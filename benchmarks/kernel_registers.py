@@ -59,7 +59,7 @@ def main() -> None:
         # Read when JAX starts. What is compiled is for the described GPU, whatever
         # this machine has.
         os.environ["JAX_PLATFORMS"] = "cpu"
-        os.environ["XLA_FLAGS"] = f"--xla_dump_to={folder}"
+        os.environ["XLA_FLAGS"] = f"--xla_dump_to={folder} --xla_dump_emitter_re=.*"
         for dtype, border, (side, head_dim) in product(
             options.dtypes.split(","), BORDERS, SHAPES
         ):
@@ -116,6 +116,7 @@ def compiled(
         if "local_attention_" in file.read_text():
             found += kernels_of(assembled(file))
         file.unlink()
+    assert found, "XLA has left no kernel in the folder"
     return found
 
 

@@ -1,8 +1,8 @@
 """What the attention kernels for GPUs share: their call, addresses, loads and stores.
 
 The kernels are written in Pallas, for its Triton backend. JAX announces that a future
-version will be without it, in a `DeprecationWarning` that Python does not show; those
-up to 0.12, which the requirements name, have it. It is taken nonetheless:
+version will be without it, in a warning as a program is lowered; those up to 0.12,
+which the requirements name, have it. It is taken nonetheless:
 
 - Mosaic GPU, which JAX recommends instead, is made for Hopper's and Blackwell's matrix
   units and asynchronous copies. Large maps have 8 or 16 channels a head, too few for
@@ -22,6 +22,7 @@ Shapes: n places, each a pixel and a head; c channels, the width of a kernel's v
 """
 
 import math
+import warnings
 from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Any, NamedTuple
@@ -33,6 +34,9 @@ from jax.experimental import pallas as pl
 from jax.experimental.pallas import triton
 
 from alite_jax.ops.relative_positions import EXCLUDED
+
+# Nobody who trains can do anything about it, and as an error it would end the run.
+warnings.filterwarnings("ignore", "The Pallas Triton backend is deprecated")
 
 # The smallest side of a matrix that matrix units take.
 LEAST_SIDE = 16
