@@ -7,7 +7,7 @@ memory for want of more. The shapes are those of the paper's student at 32x32 pi
 The exit status is 1 if a kernel spills more bytes than the limit, since that is slow.
 
 XLA compiles the kernels as it would in a training step, and NVIDIA's assembler counts;
-benchmarks/compile_gpu.py says which environment has both.
+`make compile-ahead` makes the environment that has both, .venv-gpu.
 """
 
 import argparse
@@ -91,11 +91,11 @@ def compiled(
     from jax.sharding import NamedSharding, PartitionSpec, use_abstract_mesh
 
     from alite_jax.ops.local_attention import local_attention
-    from benchmarks.gpu_programs import described_gpu
+    from benchmarks.ahead_programs import described
 
     # The operator chooses kernels by what this says.
     jax.default_backend = lambda: "gpu"
-    mesh = described_gpu()
+    mesh = described("H100")
     placed = partial(
         jax.ShapeDtypeStruct, sharding=NamedSharding(mesh, PartitionSpec())
     )

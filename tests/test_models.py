@@ -328,6 +328,17 @@ def test_on_a_cpu_only_pixels_are_multiplied_with_kernels(backend, monkeypatch):
         assert not [shape for shape in multiplied if 5 * 8 * 8 in shape]
 
 
+def test_what_is_made_for_a_cpu_on_a_gpu_multiplies(monkeypatch):
+    as_if_on("gpu", monkeypatch)
+    shapes = [jax.ShapeDtypeStruct(s, jnp.float32) for s in ((2, 4, 4, 3), (3, 5))]
+    found = []
+    for device in (None, "cpu"):
+        with jax.default_device(device):
+            jaxpr = jax.make_jaxpr(functools.partial(pointwise, dtype="float32"))
+            found.append({e.primitive.name for e in equations(jaxpr(*shapes))})
+    assert ["dot_general" in names for names in found] == [False, True]
+
+
 def test_programs_with_a_free_batch_dimension_convolve():
     (batch,) = jax.export.symbolic_shape("batch")
     inputs = jax.ShapeDtypeStruct((batch, 4, 4, 3), jnp.float32)

@@ -13,6 +13,7 @@ import jax.numpy as jnp
 from jax.typing import DTypeLike
 
 from alite_jax.errors import ConfigError
+from alite_jax.ops.backend import platform
 from alite_jax.ops.local_attention import local_attention
 
 _MIN_HEAD_DIM = 8  # what 8 heads leave of the paper's narrowest stage, 64 channels
@@ -92,7 +93,7 @@ def pointwise(inputs: jax.Array, kernel: jax.Array, dtype: DTypeLike) -> jax.Arr
     # transposes a copy. For a GPU, XLA's Triton fusion cannot tile either product and
     # aborts the process (jax 0.10). A program with a free batch dimension is for any
     # device. LiteRT's converter (0.5.0) gives a product of one row the wrong rank.
-    on_cpu = jax.default_backend() == "cpu" and isinstance(inputs.shape[0], int)
+    on_cpu = platform() == "cpu" and isinstance(inputs.shape[0], int)
     if on_cpu and inputs.size > inputs.shape[-1]:
         outputs = jnp.dot(inputs.reshape(-1, inputs.shape[-1]), kernel)
         return outputs.reshape(*inputs.shape[:-1], kernel.shape[1])

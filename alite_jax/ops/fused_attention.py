@@ -20,6 +20,7 @@ import numpy as np
 
 from alite_jax.errors import ConfigError
 from alite_jax.ops import map_kernels, shift_kernels
+from alite_jax.ops.backend import platform
 from alite_jax.ops.gpu_kernels import Problem, power_of_two
 
 DTYPES = ("bfloat16", "float16", "float32")
@@ -110,14 +111,6 @@ def _has_matrix_units() -> bool:
     capability = getattr(jax.local_devices()[0], "compute_capability", "8.0")
     major = str(capability).partition(".")[0]  # Those of AMD are such as gfx90a.
     return major.isdigit() and int(major) >= 8
-
-
-def platform() -> str:
-    """What a program is made for: as of `jax.default_device`, else the backend's."""
-    device = jax.config.jax_default_device  # type: ignore[attr-defined]
-    if device is None:
-        return jax.default_backend()
-    return str(getattr(device, "platform", device))  # A device, or the platform itself.
 
 
 @partial(jax.custom_vjp, nondiff_argnums=(0,))

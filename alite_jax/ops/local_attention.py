@@ -28,7 +28,8 @@ import jax.numpy as jnp
 import numpy as np
 
 from alite_jax.errors import ConfigError, nearest
-from alite_jax.ops.fused_attention import can_run, fused, platform
+from alite_jax.ops.backend import platform
+from alite_jax.ops.fused_attention import can_run, fused
 from alite_jax.ops.relative_positions import (
     outside_keys,
     outside_logit,

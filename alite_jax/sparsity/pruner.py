@@ -250,7 +250,9 @@ class Pruner:
         scores = gradients if method.by_gradient else first_moment(opt_state, params)
         assert scores is not None and self.schedule is not None
         # Sums over a layer need more digits than 16-bit floats have.
-        weights, scores = _float32(params), _float32(scores)
+        weights, scores = jax.tree.map(
+            lambda leaf: leaf.astype(jnp.float32), (params, scores)
+        )
         if method.starts_dense:
             counts = self.schedule.of_change(self._falling(masks), step)
             new = fall(key, weights, scores, masks, counts, self.method, allowed)
@@ -280,15 +282,7 @@ class Pruner:
     def masks(self, state: optax.OptState) -> Masks:
         """The masks of an optimizer's state, however deep in it the pruner's lies.
 
-        Args:
-            state: of an optimizer that `wrap` made, or that holds one.
-
-        Returns:
-            Of the structure of the parameters: bool, of the shape of what is pruned,
-            and the scalar True for what stays dense.
-
-        Raises:
-            ConfigError: the state holds no masks.
+        Raises `ConfigError` where there are none, as `density` does.
 
         Example:
             >>> int(pruner.masks(state)["kernel"].sum())
@@ -298,12 +292,6 @@ class Pruner:
 
     def density(self, state: optax.OptState) -> float:
         """The kept fraction of the prunable weights; 1.0 if there are none.
-
-        Args:
-            state: of an optimizer that `wrap` made, or that holds one.
-
-        Raises:
-            ConfigError: the state holds no masks.
 
         Example:
             >>> pruner.density(state)
@@ -317,10 +305,6 @@ class Pruner:
         What was absent starts from zero, with the momentum that it has gathered. The
         masks are scalars then, so that the update compiles once more.
 
-        Args:
-            state: of an optimizer that `wrap` made, or that holds one; one without
-                masks comes back as it is.
-
         Example:
             >>> pruner.density(pruner.to_dense(state))
             1.0
@@ -333,7 +317,3 @@ class Pruner:
         shapes = [mask.shape for mask in jax.tree.leaves(masks) if is_pruned(mask)]
         remaining = self.schedule.remaining()
         return gradual_counts(shapes, self.target, self._distribution, remaining)
-
-
-def _float32(tree: Params) -> Params:
-    return jax.tree.map(lambda leaf: leaf.astype(jnp.float32), tree)
