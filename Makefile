@@ -12,7 +12,7 @@ INSTALLED_DEV := $(VENV)/.installed-dev
 INSTALLED_BENCH := $(VENV)/.installed-bench
 
 .DEFAULT_GOAL := help
-.PHONY: help compile-ahead demo test test-processes test-accelerator test-all bench docs lint format clean
+.PHONY: help compile-ahead demo test test-processes test-accelerator test-all bench bench-gpu docs lint format clean
 
 help:  ## list these commands
 	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 18
@@ -37,6 +37,9 @@ test-all: $(INSTALLED_DEV)  ## run the slow tests too
 
 bench: $(INSTALLED_BENCH)  ## measure speed and memory against peers: half an hour
 	$(BIN)/python -m benchmarks $(ARGS)
+
+bench-gpu: $(INSTALLED_BENCH)  ## measure attention and whole steps on the GPU that JAX finds
+	$(BIN)/python -m benchmarks --sections=gpu_attention,gpu_steps --out=runs/bench/gpu.json $(ARGS)
 
 # Compilers of their own for other devices, which install without any.
 TARGET ?= gpu

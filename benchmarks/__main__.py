@@ -44,9 +44,12 @@ SECTIONS: dict[str, tuple[str, dict[str, int]]] = {
     "methods": ("attention.methods", {"rounds": 5}),
     "pointwise": ("pointwise.compare", {"rounds": 5}),
     "torch_weights": ("torch_weights.compare", {}),
+    "gpu_attention": ("accelerator.attention", {"rounds": 15}),
+    "gpu_steps": ("accelerator.steps", {"rounds": 9}),
 }
-# These are behind decisions, not behind claims.
-DEFAULT = [name for name in SECTIONS if name not in ("methods", "pointwise")]
+# The first two are behind decisions, not behind claims; the others want a GPU.
+_ASKED_FOR = ("methods", "pointwise", "gpu_attention", "gpu_steps")
+DEFAULT = [name for name in SECTIONS if name not in _ASKED_FOR]
 
 
 def main() -> None:

@@ -88,6 +88,13 @@ class TorchPeer:
         self._inputs = [to_torch(x).requires_grad_() for x in inputs]
         self._cotangent = to_torch(cotangent)
 
+    def to(self, device: str, dtype: torch.dtype) -> None:
+        """Has it compute somewhere, in some dtype."""
+        with torch.no_grad():
+            moved = [x.to(device, dtype) for x in self._inputs]
+        self._inputs = [x.requires_grad_() for x in moved]
+        self._cotangent = self._cotangent.to(device, dtype)
+
     def forward(self) -> torch.Tensor:
         """The output, without what a backward pass would need."""
         with torch.no_grad():

@@ -14,6 +14,7 @@ from typing import Any
 import jax
 import numpy as np
 import torch
+from jax.typing import DTypeLike
 
 import alite_jax
 from alite_jax.counting.layers import trace_layers
@@ -50,17 +51,23 @@ class Step:
         teacher: name of a frozen network to learn from, or None.
         width: of both.
         batch: images in a batch.
+        dtype: in which the networks compute.
     """
 
     def __init__(
-        self, student: str, teacher: str | None, width: int = WIDTH, batch: int = BATCH
+        self,
+        student: str,
+        teacher: str | None,
+        width: int = WIDTH,
+        batch: int = BATCH,
+        dtype: DTypeLike = np.float32,
     ) -> None:
         self.objective = Objective(0.9 if teacher else 0.0, temperature=4.0)
         self.optimizer = create_optimizer(
             CONFIG.student.optimizer, STEPS_PER_EPOCH, CONFIG.student.epochs
         )
-        self.student = _model(student, width)
-        self.teacher = _model(teacher, width) if teacher else None
+        self.student = _model(student, width, dtype)
+        self.teacher = _model(teacher, width, dtype) if teacher else None
         self.images = {
             "image": np.random.default_rng(0).integers(
                 256, size=(batch, *IMAGE_SHAPE), dtype=np.uint8
@@ -139,9 +146,13 @@ class Step:
         return total
 
 
-def _model(name: str, width: int) -> ResNet:
+def _model(name: str, width: int, dtype: DTypeLike) -> ResNet:
     return create_model(
-        name, num_classes=DATASET.num_classes, width=width, axis_name=AXIS
+        name,
+        num_classes=DATASET.num_classes,
+        width=width,
+        axis_name=AXIS,
+        dtype=dtype,
     )
 
 

@@ -1,4 +1,4 @@
-"""What this project set out to reach on two CPU cores."""
+"""What this project set out to reach on two CPU cores, and on an H100 or H200."""
 
 # Name of a row: the relation and the limit that its median should satisfy.
 TARGETS = {
@@ -30,4 +30,14 @@ TARGETS = {
     "pruner_mlp_wrapper_overhead": ("<=", 1.0),
     "pruner_resnet26_wrapper_off": ("<=", 0.0),
     "pruner_mlp_wrapper_off": ("<=", 0.0),
+    "gpu_attention_32_over_convolution": ("<=", 2.0),
+    "gpu_attention_16_over_convolution": ("<=", 2.0),
+    "gpu_attention_8_over_convolution": ("<=", 1.0),
+    "gpu_attention_4_over_convolution": ("<=", 1.0),
+    "gpu_attention_32_vs_torch": (">=", 20.0),
+    "gpu_attention_step_over_conv_step": ("<=", 1.3),
+    "gpu_teacher_vs_torch": (">=", 1.0),
+    "gpu_joint_vs_torch": (">=", 12.0),
+    "gpu_teacher_compile": ("<=", 30.0),
+    "gpu_attention_compile": ("<=", 40.0),
 }
