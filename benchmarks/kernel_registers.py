@@ -1,6 +1,6 @@
 """Compiles the attention kernels for an NVIDIA GPU, on a machine that has none.
 
-    gpu/bin/python -m benchmarks.kernel_registers [--dtypes=bfloat16] [--limit=64]
+    .venv-gpu/bin/python -m benchmarks.kernel_registers [--dtypes=bfloat16] [--limit=64]
 
 Prints, for each kernel, the registers of a thread and the bytes that it spills into
 memory for want of more. The shapes are those of the paper's student at 32x32 pixels.
