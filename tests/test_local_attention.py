@@ -15,8 +15,9 @@ from alite_jax.errors import ConfigError
 from alite_jax.ops import row_attention
 from alite_jax.ops.local_attention import BORDERS, METHODS, fastest, local_attention
 
-# tests/test_gpu_kernels.py has those of `fused`, which take long to compile for a CPU.
-PLAIN = [name for name in METHODS if name != "fused"]
+# tests/test_gpu_kernels.py and test_lane_kernels.py have the others, which take long to
+# compile for a CPU.
+PLAIN = [name for name in METHODS if name not in ("fused", "lanes")]
 FAST_METHODS = [name for name in PLAIN if name != "reference"]
 INPUTS = ("queries", "keys", "values", "row_embeddings", "column_embeddings")
 
@@ -147,8 +148,10 @@ def test_methods_agree_with_the_unfold_on_any_shape(
         (16, 16, 11, "cpu", "rows"),
         (10, 8, 7, "any", "all_pairs"),
         (11, 8, 7, "any", "blocked"),
-        (6, 8, 3, "tpu", "all_pairs"),
-        (7, 8, 3, "tpu", "blocked"),
+        (6, 8, 3, "any", "all_pairs"),
+        (7, 8, 3, "any", "blocked"),
+        (32, 8, 7, "tpu", "lanes"),
+        (4, 64, 3, "tpu", "lanes"),
         (32, 8, 7, "gpu", "fused"),
         (4, 64, 3, "gpu", "fused"),
     ],

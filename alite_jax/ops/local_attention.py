@@ -9,12 +9,13 @@ where `r` joins an embedding of the row offset with one of the column offset, so
 `q . r = q[:half] . row + q[half:] . column`. There is no scale, no bias and no output
 projection. All heads share the embeddings.
 
-Five methods compute the same numbers. `reference` unfolds the window and exists to be
+Six methods compute the same numbers. `reference` unfolds the window and exists to be
 compared with. `blocked` multiplies blocks of queries with their haloed block of keys;
 `all_pairs` multiplies the whole map with itself and suits maps about as large as the
 window; `rows` adds up shifted products and suits CPUs, whose matrix products are slow
-at the few channels of a head; `fused` has kernels for NVIDIA GPUs, which keep all of
-this out of memory. No method but `reference` makes an array `kernel_size**2` times the
+at the few channels of a head; `fused` has kernels for NVIDIA GPUs and `lanes` for TPUs,
+for which it is compiled but where it has never run: they keep all of this out of
+memory. No method but `reference` makes an array `kernel_size**2` times the
 keys.
 
 Shapes: B batch, Y and X rows and columns of blocks, i and j row and column of a query,
@@ -28,8 +29,10 @@ import jax.numpy as jnp
 import numpy as np
 
 from alite_jax.errors import ConfigError, nearest
+from alite_jax.ops import fused_attention, lane_attention
 from alite_jax.ops.backend import platform
-from alite_jax.ops.fused_attention import can_run, fused
+from alite_jax.ops.fused_attention import fused
+from alite_jax.ops.lane_attention import lanes
 from alite_jax.ops.relative_positions import (
     outside_keys,
     outside_logit,
@@ -72,10 +75,10 @@ def local_attention(
         kernel_size: odd side of the window, in pixels.
         border: `"zero"` lets the window run over zero keys and values outside the map
             (their logit is `q . r`); `"mask"` leaves them out of the softmax.
-        method: `"reference"`, `"blocked"`, `"all_pairs"`, `"rows"` or `"fused"` (these
-            two are differentiable once and in reverse mode only), or `"auto"`, which
-            takes the fastest for these static shapes and dtypes on the platform that
-            `jax.default_device` or the default backend names.
+        method: `"reference"`, `"blocked"`, `"all_pairs"`, `"rows"`, `"fused"` or
+            `"lanes"` (these three are differentiable once and in reverse mode only), or
+            `"auto"`, which takes the fastest for these static shapes and dtypes on the
+            platform that `jax.default_device` or the default backend names.
 
     Returns:
         `[batch, height, width, heads, head_dim]` in the dtype of `values`, empty where
@@ -84,7 +87,8 @@ def local_attention(
 
     Raises:
         ConfigError: for an even kernel, an odd head_dim, an unknown border or method,
-            shapes that do not belong together, or a dtype that `"fused"` does not have.
+            shapes that do not belong together, or a dtype that the kernels of
+            `"fused"` or `"lanes"` do not have.
     """
     _check(queries, keys, values, row_embeddings, column_embeddings, kernel_size)
     if border not in BORDERS:
@@ -104,7 +108,8 @@ def local_attention(
         # `rows` arranges a known number of images; with a free batch dimension there
         # is none.
         backend = platform() if isinstance(batch, int) else "any"
-        if backend == "gpu" and not can_run(queries, keys, values, kernel_size):
+        maps = queries, keys, values
+        if backend in _KERNELS and not _KERNELS[backend].can_run(*maps, kernel_size):
             backend = "any"
         method = fastest(height, width, head_dim, kernel_size, backend)
     return METHODS[method](
@@ -201,23 +206,27 @@ METHODS: dict[str, Callable[..., jax.Array]] = {
     "all_pairs": all_pairs,
     "rows": rows,
     "fused": fused,
+    "lanes": lanes,
 }
+
+_KERNELS = {"gpu": fused_attention, "tpu": lane_attention}
 
 
 def fastest(
     height: int, width: int, head_dim: int, kernel_size: int, backend: str
 ) -> str:
-    """The method for a map: as measured on CPU and GPU, elsewhere by pairs multiplied.
+    """The method: as measured on CPU and GPU, by bytes on TPU, elsewhere by pairs.
 
     Args:
         height: rows of the map.
         width: columns of the map.
         head_dim: channels of a head.
         kernel_size: odd side of the window, in pixels.
-        backend: as of `jax.default_backend`; `"gpu"` only where the kernels can run.
+        backend: as of `jax.default_backend`; `"gpu"` or `"tpu"` only where the
+            kernels can run.
     """
-    if backend == "gpu":
-        return "fused"
+    if backend in ("gpu", "tpu"):
+        return "fused" if backend == "gpu" else "lanes"
     if backend == "cpu":
         products = kernel_size**2 * head_dim
         small = height * width * _PRODUCTS_A_PAIR_ON_CPU < products
