@@ -1,6 +1,6 @@
 """Compiles attention and its gradients for TPUs, on a machine that has none.
 
-    tpu/bin/python -m benchmarks.tpu_attention [--targets=v5e:2x2,v5p:2x2x1]
+    .venv-tpu/bin/python -m benchmarks.tpu_attention [--targets=v5e:2x2,v5p:2x2x1]
 
 Prints for each method the seconds of compiling, the bytes that the program accesses,
 and the temporary memory that it takes on a chip. The shapes are those of the paper's
@@ -8,7 +8,7 @@ student at 32x32 pixels. Bytes are the compiler's own count; a kernel of `lanes`
 with all its inputs and outputs, which it reads and writes once. The exit status is 1
 if `lanes` accesses more than a tenth of what `blocked` does on the largest map.
 
-`make compile-ahead` says which environment has the compiler.
+`make compile-ahead TARGET=tpu` makes the environment that has the compiler.
 """
 
 import argparse
