@@ -2,6 +2,7 @@
 
 import functools
 import re
+import types
 
 import jax
 import jax.numpy as jnp
@@ -137,7 +138,8 @@ def grids_of_kernels(inputs):
         (shapes(16, 16), [32, 32]),
         (shapes(8, 32, batch=17), [2, 2]),
         (shapes(4, 64), [4, 4]),
-        (shapes(64, 8), []),
+        (shapes(64, 8), [128, 128]),
+        (shapes(64, 8, dtype=jnp.float32), []),
         (shapes(8, 32, 13), []),
         (shapes(8, 512), []),
         (shapes(8, 32, dtype=jnp.float16), []),
@@ -145,6 +147,14 @@ def grids_of_kernels(inputs):
 )
 def test_kernels_that_auto_takes_on_a_tpu(tpu, inputs, programs):
     assert grids_of_kernels(inputs) == programs
+
+
+@pytest.mark.parametrize(("kind", "runs"), [("TPU v4", False), ("TPU v5 lite", True)])
+def test_auto_asks_how_much_memory_a_core_has(tpu, monkeypatch, kind, runs):
+    device = types.SimpleNamespace(device_kind=kind)
+    monkeypatch.setattr(jax, "local_devices", lambda: [device])
+    assert bool(grids_of_kernels(shapes(64, 8))) == runs
+    assert grids_of_kernels(shapes(32, 8))
 
 
 def test_auto_follows_the_default_device(tpu):

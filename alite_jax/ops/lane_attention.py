@@ -25,8 +25,9 @@ from alite_jax.ops.lane_windows import LANES, Problem
 
 DTYPES = ("bfloat16", "float32")
 
-# Bytes of the 16 MiB that XLA gives to a kernel; the compiler needs some for itself.
-_MEMORY = 13 * 2**20
+# Bytes of a core's fast memory for a kernel: of 16 MiB, up to v4, and of what XLA gives
+# to it on others. The compiler needs some for itself.
+_MEMORY_TO_V4, _MEMORY = 13 * 2**20, 18 * 2**20
 
 # Eight registers of each number: long enough to hide what a loop costs.
 _ENOUGH_LANES = 1024
@@ -73,8 +74,18 @@ def can_run(
     return (
         dtype.name in DTYPES
         and kernel_size <= _LARGEST_WINDOW
-        and memory(problem, dtype.itemsize) <= _MEMORY
+        and memory(problem, dtype.itemsize) <= _memory()
     )
+
+
+def _memory() -> int:
+    """What a kernel may take on this TPU.
+
+    A program may also be compiled for a TPU that is not here: then it is a newer one.
+    """
+    kind = jax.local_devices()[0].device_kind
+    old = kind.startswith(("TPU v2", "TPU v3", "TPU v4"))
+    return _MEMORY_TO_V4 if old else _MEMORY
 
 
 def _problem(
@@ -97,7 +108,7 @@ def _problem(
         interpret=platform() != "tpu",
     )
     bytes_of_lane = memory(problem, itemsize) // problem.lanes
-    most = min(_ENOUGH_LANES, _MEMORY // bytes_of_lane // LANES * LANES)
+    most = min(_ENOUGH_LANES, _MEMORY_TO_V4 // bytes_of_lane // LANES * LANES)
     images = max(1, most // (height * width))
     programs = -(-batch // images)
     return problem._replace(images=-(-batch // programs))
