@@ -26,7 +26,7 @@ PYTEST := $(BIN)/python -m pytest -n 2 --dist loadfile
 test: $(INSTALLED_DEV)  ## run the tests; ARGS=... goes to pytest
 	$(PYTEST) $(ARGS)
 
-test-processes: $(INSTALLED_DEV)  ## run the tests of several processes, kills, long runs and the notebook
+test-processes: $(INSTALLED_DEV)  ## run the long tests: several processes, kills, whole runs, the notebook
 	$(PYTEST) -m processes $(ARGS)
 
 test-accelerator: $(INSTALLED_DEV)  ## run what matters most on the devices that JAX finds

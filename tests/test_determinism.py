@@ -87,6 +87,7 @@ except CheckpointError:
 """
 
 
+@pytest.mark.processes
 def test_xla_reads_what_a_job_asks_for() -> None:
     """It ends a process at a flag that it does not know."""
     environment = os.environ | {"JAX_PLATFORMS": ""}

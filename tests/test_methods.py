@@ -39,9 +39,15 @@ DISTILLATION: dict[str, dict[str, Any]] = {
         "distillation.feature_weight": 2.0,
     },
 }
-# In which every two of a method, a distribution and a distillation meet.
+# In which every two of a method, a distribution and a distillation meet; all of each
+# are in those without a marker.
 CASES = [
-    (method, list(DISTRIBUTIONS)[(m + d) % len(DISTRIBUTIONS)], distillation)
+    pytest.param(
+        method,
+        list(DISTRIBUTIONS)[(m + d) % len(DISTRIBUTIONS)],
+        distillation,
+        marks=() if d == m % len(DISTILLATION) else pytest.mark.processes,
+    )
     for m, method in enumerate(METHODS)
     for d, distillation in enumerate(DISTILLATION)
 ]

@@ -77,6 +77,7 @@ def trained() -> dict[str, tuple[Any, list[Any]]]:
     return results
 
 
+@pytest.mark.processes
 def test_all_that_is_kept_is_float32(trained: Any) -> None:
     states = {dtype: trained[dtype][0] for dtype in DTYPES}
     for dtype in DTYPES:
@@ -91,6 +92,7 @@ def test_all_that_is_kept_is_float32(trained: Any) -> None:
     assert found == wanted
 
 
+@pytest.mark.processes
 def test_losses_are_near_those_of_float32(trained: Any) -> None:
     """bfloat16 has 8 bits, 0.4 %; the first losses agree to 2 %, gradients to 10 %."""
     wanted, found = (trained[dtype][1][0] for dtype in DTYPES)
@@ -100,6 +102,7 @@ def test_losses_are_near_those_of_float32(trained: Any) -> None:
     assert found["gradient_norm"] == pytest.approx(wanted["gradient_norm"], rel=0.1)
 
 
+@pytest.mark.processes
 def test_it_learns_as_float32_does(trained: Any) -> None:
     falls = []
     for dtype in DTYPES:

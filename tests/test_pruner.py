@@ -170,7 +170,7 @@ KINDS = ("sgd", "adamw", "adafactor", "schedule-free", "frozen part", "accumulat
 @pytest.mark.parametrize(
     "name",
     [
-        name if name in KINDS else pytest.param(name, marks=pytest.mark.slow)
+        name if name in KINDS else pytest.param(name, marks=pytest.mark.processes)
         for name in OPTIMIZERS
     ],
 )
@@ -277,6 +277,7 @@ def test_absent_weights_are_zero_whatever_types_are_added(
     assert counts(state.masks) == COUNTS
 
 
+@pytest.mark.processes
 def test_importance_is_summed_with_enough_digits() -> None:
     """In bfloat16 the sum over the many rows of a large layer would stand still."""
     params = [jnp.ones((400, 512)), jnp.ones((100, 512))]

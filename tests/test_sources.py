@@ -264,6 +264,7 @@ def test_newest_version_is_read(tmp_path: Path) -> None:
     assert len(load_split(config, "train")) == 3
 
 
+@pytest.mark.processes
 def test_reading_needs_no_tensorflow_and_importing_no_tfds(tmp_path: Path) -> None:
     cifar10_folder(tmp_path)
     script = f"""

@@ -65,6 +65,7 @@ def begun(config: Any, folder: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
     return state
 
 
+@pytest.mark.processes
 def test_a_teacher_alone(finished: Path, capsys: pytest.CaptureFixture[str]) -> None:
     folder = finished / "teacher"
     summary = json.loads((folder / "summary.json").read_text())
@@ -76,6 +77,7 @@ def test_a_teacher_alone(finished: Path, capsys: pytest.CaptureFixture[str]) -> 
     assert train_job.train_teacher(tiny_config(), folder) == summary
 
 
+@pytest.mark.processes
 def test_the_folder_of_a_teacher_goes_on_with_its_student(finished: Path) -> None:
     alone, both = (
         json.loads((finished / name / "summary.json").read_text())
@@ -87,12 +89,14 @@ def test_the_folder_of_a_teacher_goes_on_with_its_student(finished: Path) -> Non
     assert both["student"]["density"] == pytest.approx(0.25, abs=1e-3)
 
 
+@pytest.mark.processes
 def test_a_teacher_that_is_given_is_not_trained(finished: Path, tmp_path: Path) -> None:
     changes = {"teacher.workdir": str(finished / "teacher")}
     with pytest.raises(ConfigError, match="whose teacher needs no training"):
         train_job.train_teacher(tiny_config(changes), tmp_path)
 
 
+@pytest.mark.processes
 def test_layer_densities_are_recorded_after_each_epoch(finished: Path) -> None:
     lines = [
         {name: value for name, value in line.items() if name.startswith("density/")}
@@ -109,6 +113,7 @@ def test_layer_densities_are_recorded_after_each_epoch(finished: Path) -> None:
     assert not [line for line in dense if any(n.startswith("density/") for n in line)]
 
 
+@pytest.mark.processes
 @pytest.mark.parametrize("method", ["static", "gradual"])
 @pytest.mark.parametrize("start", ["dense", "sparse"])
 def test_a_student_starts_from_the_weights_of_another(
@@ -208,6 +213,7 @@ def test_a_compacted_student_is_trained_on(
     assert count_parameters(state.params) == summary["student"]["parameters"]
 
 
+@pytest.mark.processes
 @pytest.mark.parametrize(
     ("changes", "message"),
     [

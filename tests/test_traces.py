@@ -71,8 +71,8 @@ def counts(monkeypatch: pytest.MonkeyPatch) -> Iterator[Counts]:
     "method",
     [
         "sparse_momentum",
-        pytest.param("rigl", marks=pytest.mark.slow),
-        pytest.param("gradual", marks=pytest.mark.slow),
+        pytest.param("rigl", marks=pytest.mark.processes),
+        pytest.param("gradual", marks=pytest.mark.processes),
     ],
 )
 def test_each_step_is_traced_and_compiled_once(
