@@ -188,6 +188,7 @@ def test_the_matrix_names_every_student() -> None:
     assert set(STUDENTS) == {name for name in MODELS if "attention" in name}
 
 
+@pytest.mark.processes
 @pytest.mark.usefixtures("untraced")
 def test_the_matrix_is_a_matter_of_arguments() -> None:
     """Each network, and each window, with each data set; all else takes its turn."""

@@ -76,6 +76,7 @@ def run(models: None, tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
+@pytest.mark.processes
 def test_a_run_of_own_networks_counts_and_prunes_them(run: Path) -> None:
     summary = json.loads((run / "summary.json").read_text())
     ours, theirs = summary["student"], summary["teacher"]
@@ -109,6 +110,7 @@ def test_it_is_evaluated_exported_and_reported(run: Path) -> None:
     assert "small on digits" in page and "linear" in page and "Masks" in page
 
 
+@pytest.mark.processes
 def test_what_came_from_python_must_be_given_again(run: Path) -> None:
     config = read_config(run)
     assert config.student.module == "python:small"
@@ -255,6 +257,7 @@ def test_what_does_not_fit_stops_with_one_sentence(
         alite_jax.train(tiny_config(fields), tmp_path, **given)
 
 
+@pytest.mark.processes
 def test_another_student_in_the_same_folder_is_refused(run: Path) -> None:
     with pytest.raises((ConfigError, CheckpointError), match="another"):
         alite_jax.train(

@@ -135,6 +135,7 @@ def test_a_batch_for_another_number_of_devices_is_refused() -> None:
         step(np.zeros(3, np.float32))
 
 
+@pytest.mark.processes
 def test_a_program_is_given_back_with_what_called_it() -> None:
     """`jax.pmap` alone would keep it as long as the process lives."""
 

@@ -36,6 +36,7 @@ def test_macs_are_met(value: float) -> None:
     assert planned.changes["pruning.structure"] == "channels"
 
 
+@pytest.mark.processes
 def test_milliseconds_are_read_off_a_table(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(plan_job, "_TIMED", (1.0, 0.7))
 

@@ -175,11 +175,8 @@ def rewired(saved: dict[int, Any]) -> list[int]:
     ]
 
 
-@pytest.mark.parametrize(
-    "changes",
-    [RIGL, pytest.param(GRADUAL, marks=pytest.mark.processes)],
-    ids=["rigl", "gradual"],
-)
+@pytest.mark.processes
+@pytest.mark.parametrize("changes", [RIGL, GRADUAL], ids=["rigl", "gradual"])
 def test_a_resumed_run_ends_as_if_it_had_never_stopped(
     run: Callable[[Path, Any], Any],
     tmp_path: Path,

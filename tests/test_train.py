@@ -239,6 +239,7 @@ def test_a_run_resumes_wherever_it_was_stopped(
     assert_same(networks(tmp_path), networks(folder))
 
 
+@pytest.mark.processes
 def test_the_teacher_of_a_finished_run_is_used_as_it_is(
     finished: Any, tmp_path: Path
 ) -> None:
@@ -321,6 +322,7 @@ def test_evaluate_needs_a_checkpoint(tmp_path: Path) -> None:
     assert not (tmp_path / "none").exists()
 
 
+@pytest.mark.processes
 def test_a_dense_student_without_distillation(finished: Any, tmp_path: Path) -> None:
     changes = {
         "student.density": 1.0,
