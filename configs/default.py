@@ -193,6 +193,10 @@ def get_config() -> ConfigDict:
     # Whether equal runs give equal results on GPUs, too, to the last bit, for which XLA
     # does without atomic sums and without trying out algorithms. Elsewhere they do.
     compute.deterministic = True
+    # How attention is computed: 'auto' as is fastest on these devices, by kernels on
+    # GPUs and TPUs; 'blocked' and 'all_pairs' are plain XLA, where kernels
+    # fail. All compute the same but for rounding.
+    compute.attention = "auto"
     # What BatchNorm normalises by in training: the statistics of the whole batch over
     # all devices ('global'), which does not depend on their number, or of each device's
     # share ('device'), which spares the exchange. Running statistics are those of all.

@@ -9,11 +9,14 @@ import numpy as np
 import optax
 import pytest
 from chex import assert_trees_all_equal
-from jaxprs import equations
+from jaxprs import equations, primitives
 from networks import network
 
+import alite_jax
+from alite_jax.data.specs import DATASETS
 from alite_jax.errors import ConfigError
 from alite_jax.models.blocks import BRANCH_SCALE, BasicBlock, Bottleneck
+from alite_jax.models.configured import configured_model
 from alite_jax.models.layers import (
     Conv3x3,
     LocalSelfAttention,
@@ -326,6 +329,20 @@ def test_on_a_cpu_only_pixels_are_multiplied_with_kernels(backend, monkeypatch):
         transposed = {shape[::-1] for shape in kernels}
         assert not multiplied & (kernels | transposed)
         assert not [shape for shape in multiplied if 5 * 8 * 8 in shape]
+
+
+def test_how_attention_is_computed_is_a_field(monkeypatch):
+    """There are devices on which kernels may fail."""
+    as_if_on("gpu", monkeypatch)
+    images = jax.ShapeDtypeStruct((1, 8, 8, 1), jnp.float32)
+    found = []
+    for method in ("auto", "blocked"):
+        config = alite_jax.get_config("digits", {"compute.attention": method})
+        model = configured_model(config, "student", DATASETS["digits"])
+        init = functools.partial(model.init, train=False)
+        jaxpr = jax.make_jaxpr(init)(jax.random.key(0), images)
+        found.append(primitives(jaxpr))
+    assert ["pallas_call" in names for names in found] == [True, False]
 
 
 def test_what_is_made_for_a_cpu_on_a_gpu_multiplies(monkeypatch):

@@ -108,6 +108,7 @@ def choices() -> dict[str, Collection[str]]:
         "distillation.schedule": SCHEDULES,
         "compute.dtype": ("auto", "float32", "bfloat16"),
         "compute.matmul_precision": ("default", "high", "highest"),
+        "compute.attention": ("auto", "blocked", "all_pairs"),
         "compute.batch_norm": ("global", "device"),
     }
 

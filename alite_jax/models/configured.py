@@ -54,6 +54,7 @@ def configured_model(
         config[phase].model,
         axis_name=axis_name,
         dtype=dtype,
+        attention=config.compute.attention,
         **model_settings(config, phase, dataset),
     )
 

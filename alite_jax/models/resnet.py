@@ -86,6 +86,7 @@ def create_model(
     kernel_size: int = 7,
     heads: int = 8,
     border: str = "zero",
+    attention: str = "auto",
     stem: str = "conv",
     axis_name: str | None = None,
     dtype: DTypeLike = jnp.float32,
@@ -100,6 +101,7 @@ def create_model(
         kernel_size: odd side of the attention window, in pixels.
         heads: the most attention heads a layer may have.
         border: `"zero"` or `"mask"`; see `local_attention`.
+        attention: how it is computed, the method of `local_attention`.
         stem: `"conv"`, 3x3; `"attention"`, see `AttentionStem`; or `"imagenet"`, see
             `ImageNetStem`.
         axis_name: mapped axis over which BatchNorm shares its statistics in training.
@@ -114,10 +116,14 @@ def create_model(
     if stem not in STEMS:
         raise ConfigError(f"models: unknown stem {stem!r}; {nearest(stem, STEMS)}")
     spec = MODELS[name]
-    attention = partial(
-        LocalSelfAttention, kernel_size=kernel_size, heads=heads, border=border
+    local = partial(
+        LocalSelfAttention,
+        kernel_size=kernel_size,
+        heads=heads,
+        border=border,
+        method=attention,
     )
-    spatial: dict[str, Operator] = {"conv": Conv3x3, "attention": attention}
+    spatial: dict[str, Operator] = {"conv": Conv3x3, "attention": local}
     stems: dict[str, Operator] = {
         "conv": Conv3x3,
         "attention": partial(AttentionStem, border=border),
