@@ -214,14 +214,28 @@ def test_nothing_is_rewired(
     assert records(tmp_path)[0]["density"] == pytest.approx(wanted, abs=1e-3)
 
 
-def test_another_recipe_runs(
-    tmp_path: Path, undisturbed: tuple[Path, Any, Any]
+@pytest.mark.parametrize(
+    "changes",
+    [
+        pytest.param(
+            {
+                "pruning.method": "set",
+                "pruning.distribution": "erk",
+                "pruning.prune_rate_schedule": "linear",
+            },
+            marks=pytest.mark.processes,
+        ),
+        {
+            "student.optimizer.label_smoothing": 0.1,
+            "student.optimizer.schedule": "steps",
+            "student.optimizer.step_epochs": (1, 2),
+        },
+    ],
+    ids=["set", "label smoothing and steps"],
+)
+def test_other_recipes_run(
+    tmp_path: Path, undisturbed: tuple[Path, Any, Any], changes: dict[str, Any]
 ) -> None:
-    changes = {
-        "student.optimizer.label_smoothing": 0.1,
-        "student.optimizer.schedule": "steps",
-        "student.optimizer.step_epochs": (1, 2),
-    }
     train(tmp_path, make_config(**changes))
     losses, usual = (
         [line["loss"] for line in records(folder) if "loss" in line]

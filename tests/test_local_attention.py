@@ -96,7 +96,9 @@ MASKED = ("window larger than the map", "window of one pixel", "several blocks")
     ("name", "border"),
     [(name, "zero") for name in CASES]
     + [
-        pytest.param(name, "mask", marks=() if name in MASKED else pytest.mark.slow)
+        pytest.param(
+            name, "mask", marks=() if name in MASKED else pytest.mark.processes
+        )
         for name in CASES
     ],
 )
@@ -115,7 +117,7 @@ def test_value_and_five_gradients_equal_the_loops(name, border):
         assert_gradients_close(gradients, expected_gradients, atol=5e-6, where=method)
 
 
-@settings(max_examples=4, deadline=None, derandomize=True)
+@settings(max_examples=6, deadline=None, derandomize=True)
 @given(
     height=st.integers(1, 6),
     width=st.integers(1, 6),

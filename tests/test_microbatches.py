@@ -101,7 +101,7 @@ def test_a_step_in_parts_equals_the_whole(
     assert_trees_all_close(found, wanted, rtol=1e-5)
 
 
-@pytest.mark.slow
+@pytest.mark.processes
 def test_other_statistics_would_be_noticed() -> None:
     """Views that differ, and with them the statistics of the parts."""
     _, wanted = run(TwoLayers(), 1, copied_batch())

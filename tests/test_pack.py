@@ -279,7 +279,9 @@ def wild(header: Any, draw: random.Random) -> Any:
         return header
 
 
-@pytest.mark.parametrize("thousands", [1, pytest.param(10, marks=pytest.mark.slow)])
+@pytest.mark.parametrize(
+    "thousands", [1, pytest.param(10, marks=pytest.mark.processes)]
+)
 def test_thousands_of_damaged_files_are_refused(thousands: int) -> None:
     data = pack({"model": "resnet26"}, network(0.1), "int8")
     header, streams = opened(data)

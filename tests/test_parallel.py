@@ -112,7 +112,7 @@ def test_two_devices_equal_one_on_the_same_batch() -> None:
     assert difference(two.opt_state, one.opt_state) < 1e-5
 
 
-@pytest.mark.slow
+@pytest.mark.processes
 def test_statistics_of_each_device_alone_would_be_noticed() -> None:
     one, alone = train(devices=1, axis_name=None)
     two, together = train(devices=2, axis_name=None)

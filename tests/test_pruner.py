@@ -255,7 +255,7 @@ def test_any_tree_of_parameters_is_pruned(name: str) -> None:
     params = make()
     target = jax.tree.map(lambda leaf: leaf + 1, params)
     gradients = functools.partial(pull, target)
-    how = pruner("set")
+    how = pruner("sparse_momentum")
     _, state = checked_run(how, optax.adam(1e-2), params, gradients)
     assert len(counts(state.masks)) == pruned
     assert jax.tree.structure(state.masks) == jax.tree.structure(params)
@@ -335,8 +335,12 @@ def assert_close(found: Any, expected: Any) -> None:
     chex.assert_trees_all_close(state.inner, expected_state.inner, atol=1e-6)
 
 
-def test_devices_of_pmap_keep_the_same_masks() -> None:
-    tx, start, expected = reference("rigl")
+@pytest.mark.parametrize(
+    "method",
+    ["rigl", pytest.param("sparse_momentum", marks=pytest.mark.processes)],
+)
+def test_devices_of_pmap_keep_the_same_masks(method: str) -> None:
+    tx, start, expected = reference(method)
     step = jax.pmap(step_on(tx, "devices"), axis_name="devices", donate_argnums=(0, 1))
     now = jax.tree.map(lambda leaf: jnp.stack([leaf, leaf]), start)
     targets = jax.tree.map(lambda leaf: leaf[:, None], shares())
@@ -447,7 +451,10 @@ def own_training() -> Any:
     return *programs, optimizer, parallel.run_once(make)
 
 
-@pytest.mark.parametrize("method", ["sparse_momentum", "gradual"])
+@pytest.mark.parametrize(
+    "method",
+    ["sparse_momentum", pytest.param("set", marks=pytest.mark.processes), "gradual"],
+)
 def test_the_projects_own_training_prunes_alike(own_training: Any, method: str) -> None:
     train_step, gradients_of, optimizer, state = own_training
     how = pruner(method)
