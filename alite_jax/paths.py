@@ -18,8 +18,8 @@ def user_path(text: str | os.PathLike[str]) -> Path:
     path = os.fspath(text)
     if is_url(path):
         raise ConfigError(
-            f"{path} is no path on this machine: mount the bucket (docs/tpu.md) and"
-            " give the folder where it is mounted"
+            f"{path} is no path on this machine: mount the bucket"
+            " (docs/accelerators.md) and give the folder where it is mounted"
         )
     if "\0" in path:
         raise ConfigError(f"{path!r} is no path: it has a null character; leave it out")

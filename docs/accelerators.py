@@ -2,7 +2,7 @@
 
     python docs/accelerators.py
 
-prints the tables of docs/tpu.md.
+prints the tables of docs/accelerators.md.
 """
 
 import sys
