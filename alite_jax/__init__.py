@@ -5,15 +5,14 @@ import alite_jax
 config = alite_jax.get_config("digits", {"student.density": 0.05})
 summary = alite_jax.train(config, "runs/digits")
 
-What needs JAX is loaded on first use.
+Everything is loaded on first use.
 """
 
 import importlib
 from typing import TYPE_CHECKING, Any
 
-from alite_jax.config import get_config, override
-
 if TYPE_CHECKING:
+    from alite_jax.config import get_config, override
     from alite_jax.data.registered import register_dataset
     from alite_jax.distillation import register_loss
     from alite_jax.jobs.evaluate import evaluate
@@ -63,6 +62,8 @@ _MODULES = {
     "apply_masks": "alite_jax.sparsity.masks",
     "evaluate": "alite_jax.jobs.evaluate",
     "export": "alite_jax.jobs.export",
+    "get_config": "alite_jax.config",
+    "override": "alite_jax.config",
     "plan": "alite_jax.jobs.plan",
     "register_dataset": "alite_jax.data.registered",
     "register_loss": "alite_jax.distillation",
@@ -80,7 +81,8 @@ _MODULES = {
 
 
 def __getattr__(name: str) -> Any:
-    # A command line with a mistake in it should not wait for JAX.
+    # A command line with a mistake in it should not wait for JAX, and what was exported
+    # is used where there is neither JAX nor ml_collections.
     if name in _MODULES:
         return getattr(importlib.import_module(_MODULES[name]), name)
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -8,8 +8,8 @@ import jax
 import numpy as np
 
 from alite_jax.data.specs import DATASETS
-from alite_jax.deploy.artefact import compiled
 from alite_jax.deploy.program import export_program, forward_of
+from alite_jax.deploy.runtimes import compiled
 from alite_jax.models.resnet import ResNet, create_model
 from alite_jax.structure.widths import choose_widths
 from benchmarks.timing import Row, Rows, interleave, milliseconds, ratios

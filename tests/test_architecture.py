@@ -19,6 +19,8 @@ MODULES = {
     for path in sorted(PACKAGE.rglob("*.py"))
 }
 LARGEST = 320  # lines
+# What only a format of `--formats` needs.
+OPTIONAL = {"ai_edge_litert", "jax2onnx", "litert_converter", "onnx", "onnxruntime"}
 
 # What each part of the package may import from the others; none that is missing here.
 ALLOWED = {
@@ -56,7 +58,7 @@ ALLOWED = {
     # What comes out of them.
     "pages": {"counting", "data", "errors", "models", "ops"},
     "deploy": {
-        *("data", "errors", "models", "pages", "paths", "trees"),
+        *("data", "errors", "models", "pages", "paths", "structure", "trees"),
     },
     "predict": {"deploy", "errors"},
     "study": {"config", "errors", "paths", "runs"},
@@ -168,7 +170,7 @@ def test_every_import_is_in_the_requirements() -> None:
 
     def distributions_of(paths: list[Path]) -> set[str]:
         tops = {name.split(".")[0] for path in paths for name in imports(path)}
-        return {normal(distributions[top][0]) for top in tops - own}
+        return {normal(distributions[top][0]) for top in tops - own - OPTIONAL}
 
     program = [*MODULES.values(), *folder_of("configs"), *folder_of("configs/studies")]
     program.append(ROOT / "launch.py")
@@ -177,6 +179,24 @@ def test_every_import_is_in_the_requirements() -> None:
     tests = [path for path in folder_of("tests") if path.stem.startswith("test_")]
     own |= {path.stem for path in folder_of("tests")} | {"launch", "benchmarks", "docs"}
     assert distributions_of(tests) <= required("requirements-dev.txt")
+
+
+def test_what_an_optional_format_needs_is_in_its_requirements() -> None:
+    known = {normal(top) for top in OPTIONAL}
+    assert known == required("requirements-onnx.txt") | required(
+        "requirements-tflite.txt"
+    )
+    for path in MODULES.values():
+        # Whoever does without imports the module, too.
+        above = [
+            n
+            for n in ast.parse(path.read_text()).body
+            if isinstance(n, ast.Import | ast.ImportFrom)
+        ]
+        names = {alias.name for n in above for alias in n.names} | {
+            n.module or "" for n in above if isinstance(n, ast.ImportFrom)
+        }
+        assert not {name.split(".")[0] for name in names} & OPTIONAL
 
 
 def test_reading_a_configuration_loads_no_jax() -> None:

@@ -1,6 +1,7 @@
 """From a run to a folder that works without it."""
 
 import contextlib
+import hashlib
 import io
 import itertools
 import json
@@ -26,7 +27,8 @@ from alite_jax.deploy import program
 from alite_jax.deploy.artefact import Artefact, load
 from alite_jax.deploy.pack import unpack
 from alite_jax.deploy.program import export_program, milliseconds
-from alite_jax.deploy.tflite import read_tflite, tflite_program
+from alite_jax.deploy.runtimes import read_tflite
+from alite_jax.deploy.tflite import tflite_program
 from alite_jax.errors import ArtefactError, ConfigError
 from alite_jax.jobs import export as export_job
 from alite_jax.jobs import train as train_job
@@ -49,7 +51,8 @@ def run(
         assert run_command("--job=export", f"--workdir={folder}", "--multiple=8") == 0
     shutil.copytree(folder / "export", folder / "int8")
     assert printed.getvalue() == (folder / "int8" / "card.md").read_text() + "\n"
-    assert run_command("--job=export", f"--workdir={folder}", "--values=float32") == 0
+    how = "--values=float32", "--formats=mlir,safetensors"
+    assert run_command("--job=export", f"--workdir={folder}", *how) == 0
     return folder
 
 
@@ -96,12 +99,45 @@ def test_the_card_says_what_is_in_the_folder(run: Path, images: np.ndarray) -> N
     of_classes = card["class_accuracy"]
     assert of_classes == summary["student"]["class_accuracy"]
     assert card["teacher"]["class_accuracy"] == summary["teacher"]["class_accuracy"]
+    for name, known in card["files"].items():
+        content = (folder / name).read_bytes()
+        assert known["sha256"] == hashlib.sha256(content).hexdigest()
+    assert set(card["files"]) | {"card.json", "card.md"} == {
+        path.name for path in folder.iterdir()
+    }
+    assert set(card["formats"]) == {"mlir", "safetensors"}
+    for found in card["formats"].values():
+        assert found["agreement"]["same_classes"] == 1.0
     text = (folder / "card.md").read_text()
     worst = min(of_classes, key=of_classes.get)
     assert f"lowest for {worst} ({100 * of_classes[worst]:.2f} %), " in text
     assert f"{parts:,}" in text and "load(" in text
     assert "puts black behind what is transparent" in text
     assert set(card["milliseconds"]["student"]) == {"1", "64"}
+    teacher = card["teacher"]
+    every = teacher["bytes"] + teacher["program_bytes"], sum(card["bytes"].values())
+    assert f"| bytes, weights and program | {every[0]:,} | {every[1]:,} |" in text
+    assert "| graph.mlir | 1 | 100.00 % |" in text
+    assert "| weights.safetensors | - | 100.00 % |" in text
+    wanted = "--values=float32 --multiple=1 --formats=mlir,safetensors`\n"
+    assert text.endswith(wanted) and f"Written on {card['environment']['date']}" in text
+
+
+def test_the_card_begins_as_model_hubs_read_it(run: Path) -> None:
+    text = (run / "export" / "card.md").read_text()
+    before, head, after = text.split("---\n", 2)
+    assert before == "" and after.startswith("\n# tiny_attention for digits\n")
+    # JSON is YAML.
+    fields = {
+        name: json.loads(value)
+        for name, value in (line.split(": ", 1) for line in head.splitlines())
+    }
+    assert fields["license"] == "unknown" and fields["datasets"] == ["digits"]
+    [model] = fields["model-index"]
+    [result] = model["results"]
+    assert result["task"]["type"] == fields["pipeline_tag"] == "image-classification"
+    accuracy = json.loads((run / "export" / "card.json").read_text())["accuracy"]
+    assert [m["value"] for m in result["metrics"]] == [accuracy]
 
 
 def test_values_of_a_byte_make_it_smaller(run: Path) -> None:
@@ -345,13 +381,15 @@ def test_an_exported_program_computes_no_logits_twice(
 
 
 def test_a_program_for_litert_needs_its_converter(
-    run: Path,
-    same_program: None,
-    monkeypatch: pytest.MonkeyPatch,
-    capsys: pytest.CaptureFixture[str],
+    run: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setitem(sys.modules, "litert_converter", None)
-    assert run_command("--job=export", f"--workdir={run}", "--tflite") == 2
+
+    def too_early(*_: Any) -> None:
+        raise AssertionError("work began")
+
+    monkeypatch.setattr(export_job, "load_data", too_early)
+    assert run_command("--job=export", f"--workdir={run}", "--formats=tflite") == 2
     assert "pip install -r requirements-tflite.txt" in capsys.readouterr().err
     assert (run / "export" / "card.json").exists()  # What was there stays.
 
@@ -364,12 +402,21 @@ def test_a_program_for_litert_is_the_network(
     pytest.importorskip("litert_converter")
     pytest.importorskip("ai_edge_litert")
     folder = shutil.copytree(finished_run, tmp_path / "run")
-    assert run_command("--job=export", f"--workdir={folder}", "--tflite") == 0
+    assert run_command("--job=export", f"--workdir={folder}", "--formats=tflite:4") == 0
     card = json.loads((folder / "export" / "card.json").read_text())
-    assert card["tflite"]["agreement"]["same_classes"] == 1.0
+    found = card["formats"]["tflite"]
+    assert found["agreement"]["same_classes"] == 1.0 and found["batch"] == 4
     written = (folder / "export" / "model.tflite").stat().st_size
-    assert card["tflite"]["bytes"] == written
-    assert "model.tflite" in (folder / "export" / "card.md").read_text()
+    assert found["bytes"] == card["files"]["model.tflite"]["bytes"] == written
+    assert found["milliseconds"].keys() == {"teacher", "student"}
+    assert (
+        "| model.tflite | 4 | 100.00 % |" in (folder / "export" / "card.md").read_text()
+    )
+    images = np.arange(6 * 64, dtype=np.uint8).reshape(6, 8, 8, 1)
+    wanted = load(folder / "export").logits(images)
+    for count in (1, 4, 6):
+        logits = load(folder / "export", "tflite").logits(images[:count])
+        np.testing.assert_allclose(logits, wanted[:count], atol=1e-5)
 
 
 @pytest.mark.slow
@@ -384,5 +431,7 @@ def test_a_program_for_litert_may_have_maps_of_one_pixel() -> None:
 
     images = np.arange(64, dtype=np.uint8).reshape(1, 1, 1, 64)
     variables = layer.init(jax.random.key(0), images / 255)
-    call = read_tflite(tflite_program(forward, variables, images.shape[1:]))
-    np.testing.assert_allclose(call(images), forward(variables, images), rtol=1e-4)
+    program = read_tflite(tflite_program(forward, variables, images.shape[1:], 1))
+    assert program.image_shape == (1, 1, 64)
+    wanted = forward(variables, images)
+    np.testing.assert_allclose(program.call(images), wanted, rtol=1e-4)

@@ -59,10 +59,11 @@ def test_a_larger_and_better_student() -> None:
 
 
 def test_an_export_beside_its_teacher() -> None:
-    teacher = SUMMARY["teacher"] | {"nonzero_macs": 1_304_694_794, "bytes": 94_000_000}
+    teacher = SUMMARY["teacher"] | {"nonzero_macs": 1_304_694_794}
+    teacher |= {"bytes": 94_000_000, "program_bytes": 50_000}
     card = SUMMARY["student"] | {
         "teacher": teacher,
-        "bytes": {"header": 1_000, "weights": 399_000, "program": 7},
+        "bytes": {"header": 1_000, "weights": 399_000, "program": 70_000},
         "milliseconds": {
             "teacher": {"1": 3.0, "64": 150.0},
             "student": {"1": 4.5, "64": 50.0},
@@ -73,6 +74,8 @@ def test_an_export_beside_its_teacher() -> None:
     assert rows[:5] == [[c.strip() for c in cells if c] for cells in of_networks]
     assert rows[5:] == [
         ["bytes of the weights", "94,000,000", "400,000", "235.0x smaller"],
+        ["bytes of the program", "50,000", "70,000", "1.4x larger"],
+        ["bytes, weights and program", "94,050,000", "470,000", "200.1x smaller"],
         ["milliseconds, batch of 1", "3.00", "4.50", "1.5x slower"],
         ["milliseconds, batch of 64", "150.00", "50.00", "3.0x faster"],
     ]

@@ -1,5 +1,6 @@
-"""What an exported network says of itself, to people."""
+"""What an exported network says of itself, to people and to model hubs."""
 
+import json
 from collections.abc import Mapping
 from typing import Any
 
@@ -24,12 +25,17 @@ _RESIZES = {
     ),
 }
 
+_FORMATS = """\
+Other files, each a whole network with its weights or the weights alone, read back and \
+compared with the network on all of these images. Programs were timed where they run, \
+in ONNX Runtime or LiteRT, on one thread, in turns with the teacher's."""
+
 _LOAD = """\
 ```python
 import numpy as np
 from alite_jax.deploy.artefact import load
 
-network = load("FOLDER")
+network = load("FOLDER")  # With runtime="onnx" by model.onnx, if there is one.
 images = np.stack([network.read_image("image.png")])
 network.classify(images)
 ```"""
@@ -50,6 +56,7 @@ def card_text(card: Mapping[str, Any]) -> str:
     parts = [["part", "bytes"]]
     parts += [[name, f"{size:,}"] for name, size in card["bytes"].items()]
     paragraphs = [
+        _metadata(card),
         f"# {card['name']} for {card['dataset']}",
         f"Distilled from {_teacher(card)} while it was pruned to"
         f" {100 * card['density']:.1f} % of its weights. Takes {width}x{height} images"
@@ -62,12 +69,11 @@ def card_text(card: Mapping[str, Any]) -> str:
         ),
         "\n".join(markdown([COMPARISON_HEAD, *card_rows(card)])),
         f"Accuracy is that on the {agreement['images']:,} evaluation images; it is"
-        f" lowest for {lowest}. A"
-        " teacher's bytes are those of its weights and statistics. It was exported in"
-        " the same way, unless it is from elsewhere, and both were timed on"
-        f" {environment['device']} with jax {environment['jax']},"
-        f" {environment['date']}. The exported program predicts"
-        " the class that the network predicts for"
+        f" lowest for {lowest}. To use it takes the bytes of the weights and of the"
+        " program; the teacher's weights are float32 with its statistics. It was"
+        " exported in the same way, unless it is from elsewhere, and both were timed on"
+        f" {environment['device']} with jax {environment['jax']}. The exported program"
+        " predicts the class that the network predicts for"
         f" {100 * agreement['same_classes']:.2f} % of the images; logits are at most"
         f" {agreement['logits_error']:.1g} apart, where"
         f" {allowed['logits_error'] * agreement['largest_logit']:.1g} is allowed:"
@@ -77,12 +83,53 @@ def card_text(card: Mapping[str, Any]) -> str:
         f" by at most 1e-5 of the largest and packing by {card['packing_error']:.1g}.",
         "\n".join(markdown(parts)),
     ]
-    if "tflite" in card:
-        lite = card["tflite"]
-        paragraphs.append(
-            f"`model.tflite` ({lite['bytes']:,} bytes, weights as float32) takes"
-            f" {lite['milliseconds']:.2f} milliseconds for one image on one thread of"
-            " LiteRT and predicts the same class for"
-            f" {100 * lite['agreement']['same_classes']:.2f} % of the images."
-        )
-    return "\n\n".join([*paragraphs, _LOAD]) + "\n"
+    if card["formats"]:
+        paragraphs += [_FORMATS, "\n".join(markdown(_format_rows(card)))]
+    written = (
+        f"Written on {environment['date']} by alite_jax, {environment['version']}:"
+        f" `{environment['command']}`"
+    )
+    return "\n\n".join([*paragraphs, _LOAD, written]) + "\n"
+
+
+def _format_rows(card: Mapping[str, Any]) -> list[list[str]]:
+    """A line for each file, below its head: sizes and times, the teacher's beside."""
+    head = ["file", "images", "same class", "bytes", "teacher"]
+    for batch in card["milliseconds"]["student"]:
+        head += [f"ms, batch of {batch}", "teacher"]
+    rows = [head]
+    for found in card["formats"].values():
+        size, theirs = found["bytes"], found.get("teacher_bytes")
+        same = f"{100 * found['agreement']['same_classes']:.2f} %"
+        images = str(found["batch"] or "any number") if found["program"] else "-"
+        row = [found["file"], images, same]
+        row += [f"{size:,}", "-" if theirs is None else f"{theirs:,}"]
+        times = found.get("milliseconds", {})
+        for batch in card["milliseconds"]["student"]:
+            for phase in ("student", "teacher"):
+                took = times.get(phase, {}).get(batch)
+                row.append("-" if took is None else f"{took:.2f}")
+        rows.append(row)
+    return rows
+
+
+def _metadata(card: Mapping[str, Any]) -> str:
+    """The YAML that model hubs read at the head of a card; JSON values are YAML."""
+    data = {"name": card["dataset"], "type": card["dataset"], "split": card["split"]}
+    accuracy = {"type": "accuracy", "name": "accuracy", "value": card["accuracy"]}
+    task = {"type": "image-classification", "name": "image classification"}
+    result = {"task": task, "dataset": data, "metrics": [accuracy]}
+    fields = {
+        # Of the weights, which is for their owner to say.
+        "license": "unknown",
+        "library_name": "alite_jax",
+        "pipeline_tag": task["type"],
+        "tags": ["jax", "pruning", "distillation", card["name"]],
+        "datasets": [card["dataset"]],
+        "metrics": ["accuracy"],
+        "model-index": [
+            {"name": f"{card['name']} for {card['dataset']}", "results": [result]}
+        ],
+    }
+    lines = [f"{name}: {json.dumps(value)}" for name, value in fields.items()]
+    return "\n".join(["---", *lines, "---"])

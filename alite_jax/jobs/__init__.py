@@ -8,6 +8,7 @@ help and mistakes in a command line must show at once, and JAX takes seconds to 
 from collections.abc import Collection
 from typing import Any, NamedTuple
 
+from alite_jax.deploy.formats import FORMATS as WRITTEN
 from alite_jax.pages.table import FORMATS, TABLES
 
 
@@ -55,10 +56,10 @@ JOBS: dict[str, Job] = {
             ),
             Flag("multiple", 1, "Of the widths that compaction leaves --job=export."),
             Flag(
-                "tflite",
-                False,
-                "Whether --job=export writes a program for LiteRT, too; needs"
-                " requirements-tflite.txt.",
+                "formats",
+                [],
+                f"What --job=export writes besides: any of {', '.join(WRITTEN)},"
+                " separated by commas. tflite:64 is a program for 64 images at a time.",
             ),
         ),
     ),

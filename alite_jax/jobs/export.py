@@ -1,10 +1,11 @@
 """The job `export`: from a finished run to a folder that works without it."""
 
+import hashlib
 import json
 import os
 import shutil
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import replace
 from functools import partial
@@ -17,15 +18,16 @@ from ml_collections import ConfigDict
 from alite_jax.data.sources import Array, Data
 from alite_jax.deploy import artefact
 from alite_jax.deploy.card import card_text
+from alite_jax.deploy.formats import FORMATS, Exportable, parse_formats
 from alite_jax.deploy.pack import pack, unpack
 from alite_jax.deploy.program import (
-    Forward,
     compare,
     export_program,
     forward_of,
     milliseconds,
 )
-from alite_jax.deploy.tflite import read_tflite, tflite_program, with_all_pairs
+from alite_jax.deploy.provenance import version
+from alite_jax.deploy.runtimes import GRAPH, WEIGHTS, compiled
 from alite_jax.jax_settings import job, keep_compiled_programs
 from alite_jax.jobs.command import Command
 from alite_jax.models.precision import bounds, logits_change
@@ -50,7 +52,7 @@ def run(command: Command) -> None:
     """Exports the student of the run in the folder and prints its card."""
     keep_compiled_programs()
     flags = command.flags
-    how = flags.values, flags.multiple, flags.tflite
+    how = flags.values, flags.multiple, flags.formats
     export(command.config(), command.workdir, *how)
     print((command.workdir / "export" / artefact.CARD_TEXT).read_text())
 
@@ -61,7 +63,7 @@ def export(
     workdir: str | os.PathLike[str],
     values: str = "int8",
     multiple: int = 1,
-    tflite: bool = False,
+    formats: Sequence[str] = (),
     *,
     student: Any = None,
     teacher: Any = None,
@@ -76,7 +78,8 @@ def export(
         workdir: the run's folder.
         values: how kept weights are stored, one of `alite_jax.deploy.pack.VALUES`.
         multiple: of the widths that compaction leaves; see `compact`.
-        tflite: whether to write a program for LiteRT as well.
+        formats: what to write besides, names of `alite_jax.deploy.formats.FORMATS`;
+            `"tflite:64"` is a program for 64 images at a time.
         student: as for `train`, if it was given there. A network whose coupled channels
             nobody knows is exported without being compacted.
         teacher: the same.
@@ -94,22 +97,28 @@ def export(
         >>> sorted(path.name for path in (workdir / "export").iterdir())
         ['card.json', 'card.md', 'graph.stablehlo', 'weights.alite']
     """
+    wanted = parse_formats(formats)  # What is not installed stops it here.
     given = Given(student, teacher)
     folder = user_path(workdir)
     config = settled(given.named(config), folder)
+    command = f"python launch.py --job=export --workdir={os.fspath(workdir)}"
+    command += f" --values={values} --multiple={multiple}"
+    if formats:
+        command += f" --formats={','.join(formats)}"
     # A folder that is not there holds no run, and is not made by asking for one.
     with at_work(folder) if folder.is_dir() else nullcontext():
-        return _export(config, folder, values, multiple, tflite, given)
+        how = values, multiple, wanted
+        return _export(config, folder, how, command, given)
 
 
 def _export(
     config: ConfigDict,
     folder: Path,
-    values: str,
-    multiple: int,
-    tflite: bool,
+    how: tuple[str, int, Mapping[str, int | None]],
+    command: str,
     given: Given,
 ) -> dict[str, Any]:
+    values, multiple, formats = how
     data = load_data(config, folder)
     images = data.evaluation.images
     teacher, student = create_networks(config, data, folder, given)
@@ -130,33 +139,42 @@ def _export(
     packed = unpack(content)
 
     # 3. Both networks become programs in the same way, so that their times compare; but
-    # a teacher from elsewhere may do what no exported program can. A missing converter
-    # for LiteRT is noticed here, before anything is measured.
-    forward, weights = _forward(compacted, packed.variables, data)
-    program = export_program(forward, weights, data.image_shape)
-    calls = {"student": artefact.compiled(program, weights)}
+    # a teacher from elsewhere may do what no exported program can. What a converter
+    # cannot take is noticed here, before anything is measured.
+    ours = _exportable(compacted, identity, packed.variables, data)
+    program = _program(ours)
+    calls = {"student": _compiled(program, ours)}
+    written = {name: FORMATS[name].write(ours, formats[name]) for name in formats}
+    theirs, their_program, theirs_written = None, None, dict[str, bytes]()
     if teacher is not None:
-        taught_by = teacher.restore(data.image_shape)
-        ask, numbers = _forward(teacher, taught_by, data)
-        calls["teacher"] = jax.jit(partial(ask, numbers))
+        numbers = teacher.restore(data.image_shape)
+        theirs = _exportable(teacher, teacher.identity, numbers, data)
+        forward = forward_of(theirs.model, theirs.spec)
+        calls["teacher"] = jax.jit(partial(forward, theirs.weights))
         if teacher.variables is None:
-            theirs = export_program(ask, numbers, data.image_shape)
-            calls["teacher"] = artefact.compiled(theirs, numbers)
-    lite = None
-    if tflite:
-        simpler = with_all_pairs(model) if isinstance(model, ResNet) else model
-        forward_lite = forward_of(simpler, data.spec)
-        lite = tflite_program(forward_lite, weights, data.image_shape)
+            their_program = _program(theirs)
+            calls["teacher"] = _compiled(their_program, theirs)
+        if isinstance(teacher.model, ResNet):
+            theirs_written = {
+                name: FORMATS[name].write(theirs, formats[name])
+                for name in formats
+                if FORMATS[name].timed
+            }
 
     # 4. Everything goes to a draft, since an earlier export stays until this one is
     # whole. Reading it back needs what the card says by now.
+    contents = {WEIGHTS: content, GRAPH: program}
+    contents |= {FORMATS[name].file: written[name] for name in formats}
     measured = partial(_measured, config=config, data=data)
     before = measured(student, trained)
     card = {
         **measured(compacted, packed.variables),
         "dataset": data.spec.name,
+        "split": data.spec.eval_split,
         "image_shape": list(data.image_shape),
         "resize": data.spec.resize,
+        "mean": list(data.spec.mean),
+        "std": list(data.spec.std),
         "classes": data.spec.class_names,
         "density": before["density"],
         "values": values,
@@ -167,39 +185,53 @@ def _export(
         ),
         "bytes": packed.sizes | {"program": len(program)},
         "teacher": None,
+        "files": {name: _named(content) for name, content in contents.items()},
     }
-    if teacher is not None:
+    if teacher is not None and theirs is not None:
+        leaves = jax.tree.leaves(theirs.weights)
         card["teacher"] = {
-            **measured(teacher, taught_by),
-            "bytes": sum(leaf.nbytes for leaf in jax.tree.leaves(numbers)),
+            **measured(teacher, theirs.variables),
+            "bytes": sum(leaf.nbytes for leaf in leaves),
+            "program_bytes": len(their_program) if their_program else None,
         }
     draft = folder / "export_draft"
     shutil.rmtree(draft, ignore_errors=True)
-    write_whole(draft / artefact.WEIGHTS, content)
-    write_whole(draft / artefact.GRAPH, program)
+    for name, content in contents.items():
+        write_whole(draft / name, content)
     write_whole(draft / artefact.CARD, json.dumps(card))
 
     # 5. What is read back must predict what the network predicts, on every image.
-    allowed = bounds(config.compute.dtype, weights)
-    network = partial(jax.jit(forward), weights)
+    allowed = bounds(config.compute.dtype, ours.weights)
+    network = partial(jax.jit(forward_of(model, data.spec)), ours.weights)
     check = partial(compare, network=network, images=images, allowed=allowed)
     agreement = check(artefact.load(draft).logits)
     card["agreement"] = agreement._asdict() | {"allowed": allowed._asdict()}
-    if lite is not None:
-        call = read_tflite(lite)
-        card["tflite"] = {
-            "agreement": check(call)._asdict(),
-            "milliseconds": milliseconds({"lite": call}, images[:1])["lite"],
-            "bytes": len(lite),
-        }
-        write_whole(draft / artefact.TFLITE, lite)
 
     # 6. Timed beside its teacher, it takes the place of an earlier export.
     card["milliseconds"] = _times(calls, images)
+    card["formats"] = {}
+    for name, batch in formats.items():
+        known = FORMATS[name]
+        call = known.read((draft / known.file).read_bytes(), ours)
+        found: dict[str, Any] = {
+            **{"file": known.file, "program": known.program, "batch": batch},
+            "bytes": len(written[name]),
+            "agreement": check(call)._asdict(),
+        }
+        if known.timed:
+            peers = {"student": call}
+            if name in theirs_written:
+                assert theirs is not None
+                found["teacher_bytes"] = len(theirs_written[name])
+                peers["teacher"] = known.read(theirs_written[name], theirs)
+            found["milliseconds"] = _times(peers, images)
+        card["formats"][name] = found
     card["environment"] = {
         "jax": jax.__version__,
         "device": parallel.describe_devices(),
         "date": time.strftime("%Y-%m-%d"),
+        "version": version(),
+        "command": command,
     }
     write_whole(draft / artefact.CARD_TEXT, card_text(card))
     write_whole(draft / artefact.CARD, json.dumps(card, indent=2) + "\n")
@@ -209,12 +241,26 @@ def _export(
     return card
 
 
-def _forward(
-    network: Network, variables: Variables, data: Data
-) -> tuple[Forward, Variables]:
-    """A network's function and the weights that it is called with."""
-    weights = {name: variables.get(name, {}) for name in ("params", "batch_stats")}
-    return forward_of(network.model, data.spec), jax.device_put(weights)
+def _exportable(
+    network: Network, identity: dict[str, Any], variables: Variables, data: Data
+) -> Exportable:
+    """A network with numbers on the device, where each array is handed over once."""
+    moved = jax.device_put(dict(variables))
+    return Exportable(network.model, moved, identity, data.spec, data.image_shape)
+
+
+def _program(network: Exportable) -> bytes:
+    forward = forward_of(network.model, network.spec)
+    return export_program(forward, network.weights, network.image_shape)
+
+
+def _compiled(program: bytes, network: Exportable) -> Callable[[Any], jax.Array]:
+    return compiled(program, network.weights)
+
+
+def _named(content: bytes) -> dict[str, Any]:
+    """What `artefact.load` knows a file again by."""
+    return {"bytes": len(content), "sha256": hashlib.sha256(content).hexdigest()}
 
 
 def _measured(

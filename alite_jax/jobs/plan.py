@@ -14,9 +14,9 @@ from alite_jax.config import override
 from alite_jax.counting.layers import total_macs
 from alite_jax.data.sources import describe
 from alite_jax.data.specs import DatasetSpec
-from alite_jax.deploy.artefact import compiled
 from alite_jax.deploy.pack import pack, unpack
 from alite_jax.deploy.program import export_program, forward_of, milliseconds
+from alite_jax.deploy.runtimes import compiled
 from alite_jax.errors import ConfigError, nearest
 from alite_jax.jax_settings import job, seed_key
 from alite_jax.jobs.command import Command

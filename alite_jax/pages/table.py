@@ -65,8 +65,12 @@ def card_rows(card: Mapping[str, Any]) -> list[list[str]]:
     """The networks of `card.json` beside each other, below `COMPARISON_HEAD`."""
     teacher, times = card["teacher"] or UNKNOWN, card["milliseconds"]
     rows = _network_rows(teacher, card)
-    theirs = teacher.get("bytes")
-    rows.append(compared("bytes of the weights", theirs, weight_bytes(card)))
+    ours, program = weight_bytes(card), card["bytes"]["program"]
+    theirs, their_program = teacher.get("bytes"), teacher.get("program_bytes")
+    rows.append(compared("bytes of the weights", theirs, ours))
+    rows.append(compared("bytes of the program", their_program, program))
+    both = theirs + their_program if theirs and their_program else None
+    rows.append(compared("bytes, weights and program", both, ours + program))
     for batch, ours in times["student"].items():
         theirs = times.get("teacher", {}).get(batch)
         label = f"milliseconds, batch of {batch}"

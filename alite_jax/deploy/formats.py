@@ -1,0 +1,179 @@
+"""The files that an export can have besides its own: an entry for each `--formats`.
+
+Nothing here loads JAX or a converter before it is asked for, since the command line
+takes its help from here, and a mistake in it must show at once.
+"""
+
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple
+
+from alite_jax.deploy.runtimes import (
+    ONNX,
+    TFLITE,
+    Call,
+    missing_modules,
+    read_onnx,
+    read_tflite,
+)
+from alite_jax.errors import ArtefactError, ConfigError, nearest
+
+
+class Exportable(NamedTuple):
+    """A network on its way into files.
+
+    Attributes:
+        model: of the type `Model`.
+        variables: `params`, `batch_stats` and `masks`.
+        identity: what `pack` is given: JSON values, enough to build the module.
+        spec: `DatasetSpec` of its images.
+        image_shape: (height, width, channels).
+    """
+
+    model: Any
+    variables: dict[str, Any]
+    identity: dict[str, Any]
+    spec: Any
+    image_shape: tuple[int, int, int]
+
+    @property
+    def weights(self) -> dict[str, Any]:
+        """What the program is called with."""
+        kinds = ("params", "batch_stats")
+        return {kind: self.variables.get(kind, {}) for kind in kinds}
+
+
+class Format(NamedTuple):
+    """A kind of file.
+
+    Attributes:
+        file: its name.
+        summary: what it is.
+        write: its content, of a network and the number of images that a program takes
+            at a time, None for any number.
+        read: the function from images to logits that is read back from it.
+        batch: the number of images if nobody says it.
+        program: whether it is one, and not weights alone.
+        modules: that must be installed.
+        requirements: the file that names what brings them.
+        timed: whether what reads it is what people run it by.
+    """
+
+    file: str
+    summary: str
+    write: Callable[[Exportable, int | None], bytes]
+    read: Callable[[bytes, Exportable], Call]
+    batch: int | None = 1
+    program: bool = True
+    modules: tuple[str, ...] = ()
+    requirements: str = ""
+    timed: bool = False
+
+
+def _write_onnx(network: Exportable, batch: int | None) -> bytes:
+    from alite_jax.deploy.onnx_program import onnx_program
+
+    model, variables, _, spec, image_shape = network
+    return onnx_program(model, variables, spec, image_shape, batch)
+
+
+def _write_tflite(network: Exportable, batch: int | None) -> bytes:
+    from alite_jax.deploy.program import forward_of
+    from alite_jax.deploy.tflite import tflite_program, with_all_pairs
+
+    forward = forward_of(with_all_pairs(network.model), network.spec)
+    return tflite_program(forward, network.weights, network.image_shape, batch or 1)
+
+
+def _write_mlir(network: Exportable, batch: int | None) -> bytes:
+    from alite_jax.deploy.mlir_program import mlir_program
+
+    return mlir_program(network, batch or 1)
+
+
+def _read_mlir(content: bytes, network: Exportable) -> Call:
+    from alite_jax.deploy.mlir_program import read_mlir
+
+    return read_mlir(content)
+
+
+def _write_safetensors(network: Exportable, batch: int | None) -> bytes:
+    from alite_jax.deploy.open_weights import write_safetensors
+
+    return write_safetensors(network)
+
+
+def _read_safetensors(content: bytes, network: Exportable) -> Call:
+    from alite_jax.deploy.open_weights import read_safetensors
+
+    return read_safetensors(content, network)
+
+
+FORMATS: dict[str, Format] = {
+    "onnx": Format(
+        ONNX,
+        "a program for ONNX Runtime, weights inside",
+        _write_onnx,
+        lambda content, _: read_onnx(content).call,
+        batch=None,
+        modules=("jax2onnx", "onnx", "onnxruntime"),
+        requirements="requirements-onnx.txt",
+        timed=True,
+    ),
+    "tflite": Format(
+        TFLITE,
+        "a program for LiteRT, weights inside",
+        _write_tflite,
+        lambda content, _: read_tflite(content).call,
+        modules=("litert_converter", "ai_edge_litert"),
+        requirements="requirements-tflite.txt",
+        timed=True,
+    ),
+    "mlir": Format(
+        "graph.mlir",
+        "a program as portable StableHLO bytecode, weights inside",
+        _write_mlir,
+        _read_mlir,
+    ),
+    "safetensors": Format(
+        "weights.safetensors",
+        "the weights, absent ones as zeros, for safetensors of any language",
+        _write_safetensors,
+        _read_safetensors,
+        batch=None,
+        program=False,
+    ),
+}
+
+
+def parse_formats(texts: Sequence[str]) -> dict[str, int | None]:
+    """The batch of each format of `--formats`.
+
+    Args:
+        texts: names, or `NAME:BATCH` for a program of a fixed number of images.
+
+    Raises:
+        ConfigError: there is no such format, or it is named twice or has no batch.
+        ArtefactError: what it needs is not installed.
+    """
+    found: dict[str, int | None] = {}
+    for text in texts:
+        name, colon, batch = text.strip().partition(":")
+        if name not in FORMATS:
+            raise ConfigError(f"unknown format {name!r}; {nearest(name, FORMATS)}")
+        known = FORMATS[name]
+        if name in found or (colon and not (known.program and _is_batch(batch))):
+            raise ConfigError(
+                f"--formats has {text!r}, but must name each format once, as in {name},"
+                " and a program of 8 images as in tflite:8"
+            )
+        if missing := missing_modules(known.modules):
+            raise ArtefactError(
+                f"the format {name} needs {', '.join(missing)}, which is not installed;"
+                f" run pip install -r {known.requirements}"
+            )
+        found[name] = int(batch) if colon else known.batch
+    return found
+
+
+def _is_batch(text: str) -> bool:
+    return text.isascii() and text.isdecimal() and int(text) > 0
