@@ -237,7 +237,7 @@ def test_files_that_cannot_be_read_stop_no_others(
         ("text.png", "is no image of any known format"),
         ("cut.png", damaged),
         ("damaged.ppm", damaged),
-        ("folder.png", "is a folder, not an image file"),
+        ("folder.png", "is a folder without image files"),
     ]
     for sentence, (name, finding) in zip(sentences, findings, strict=True):
         assert sentence.startswith(f"error: {tmp_path / name} {finding}")

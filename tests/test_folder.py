@@ -462,7 +462,7 @@ BAD = {
     "to convert": (
         PETS | {"cat/x.HEIC": b"\0\0\0\x18ftypheic"},
         "1 of the 11 image files in {root} cannot be used, repair or remove them:"
-        " {root}/cat/x.HEIC",
+        " {root}/cat/x.HEIC is HEIC, which Pillow reads once pillow-heif is there",
     ),
     "in both splits": (
         {"train/a/0.png": 1, "train/b/0.png": 2, "val/a/x.png": 1, "val/b/0.png": 3},

@@ -330,7 +330,7 @@ def test_a_cache_that_cannot_be_written_stops_nothing(
 
 CACHING = """
 import jax
-from alite_jax.jax_settings import keep_compiled_programs
+from alite_jax.compiled_programs import keep_compiled_programs
 
 keep_compiled_programs()
 jax.config.update("jax_persistent_cache_min_compile_time_secs", 0)

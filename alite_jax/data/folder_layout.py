@@ -25,8 +25,8 @@ _SPLITS = {
 }
 # Formats by which Pillow names files that it cannot decode: measurements and films.
 _NO_IMAGES = {"BUFR", "GRIB", "HDF5", "IPTC", "MPEG", "WMF"}
-# Photographs that Pillow cannot decode: to be converted, not to be left out unseen.
-_TO_CONVERT = {".heic", ".heif"}
+# Photographs that Pillow alone cannot decode, not to be left out unseen.
+_OF_PHONES = {".heic", ".heif"}
 
 
 @dataclass(frozen=True)
@@ -90,7 +90,7 @@ def _splits(root: Path) -> dict[str, str]:
     others = [name for name in below if name not in splits]
     train = [name for name, split in splits.items() if split == "train"]
     # `train` may be a class, too: then there are images in it, not classes.
-    of_class = [name for name in train if _images(root / name, deep=False)]
+    of_class = [name for name in train if find_images(root / name, deep=False)]
     if others and (of_class or not train):
         return {}
     if splits and (of_class or not train):
@@ -108,7 +108,7 @@ def _splits(root: Path) -> dict[str, str]:
                 f" {', '.join(names)}; leave one of them there"
             )
     for name in others:
-        if splits and _images(root / name, deep=True):
+        if splits and find_images(root / name):
             raise DataError(
                 f"{root} has the folders {', '.join(splits)}, which are splits, but"
                 f" {name} beside them has images, too; move it into a split, or out of"
@@ -131,7 +131,7 @@ def _is_hidden(name: str) -> bool:
 
 
 def _images_of_class(place: Path) -> list[Path]:
-    paths = _images(place, deep=True)
+    paths = find_images(place)
     if not paths:
         raise DataError(
             f"{place} holds no image, but each folder in {place.parent} is a class;"
@@ -140,8 +140,17 @@ def _images_of_class(place: Path) -> list[Path]:
     return paths
 
 
-def _images(place: Path, deep: bool) -> list[Path]:
-    extensions = _TO_CONVERT | {
+def find_images(place: Path, deep: bool = True) -> list[Path]:
+    """The files in a folder that are images by their names.
+
+    Args:
+        place: the folder.
+        deep: whether also those in its folders, and what links lead to.
+
+    Raises:
+        OSError: a folder cannot be read.
+    """
+    extensions = _OF_PHONES | {
         extension
         for extension, kind in Image.registered_extensions().items()
         if kind in Image.OPEN and kind not in _NO_IMAGES

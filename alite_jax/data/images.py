@@ -33,6 +33,9 @@ _TURNS = {
     8: Image.Transpose.ROTATE_90,
 }
 
+# How HEIC begins, behind a length.
+_HEIC = {b"ftyp" + brand for brand in (b"heic", b"heix", b"hevc", b"hevx", b"mif1")}
+
 # Formats of measurements, whose 16 bits are no brightness from 0 to 65535.
 _MEASUREMENTS = ("FITS", "MCIDAS")
 
@@ -78,7 +81,7 @@ def read_image(
 def decode_image(
     file: IO[bytes], channels: int, place: str, least: int = 0
 ) -> np.ndarray:
-    """Decodes an image file of any format that Pillow knows.
+    """Decodes an image file of any format that Pillow knows, and HEIC by pillow-heif.
 
     The image is turned as its EXIF orientation says. Grey values of more than 8 bits
     are scaled to 0 to 255. What is transparent shows a black background: black is 0,
@@ -143,6 +146,8 @@ def _decoded(file: IO[bytes], channels: int, place: str, least: int) -> Image.Im
     except Exception as error:  # Decoders raise whatever damage leads them to.
         reason = (str(error) or type(error).__name__).splitlines()[0].rstrip(".")
         if isinstance(error, UnidentifiedImageError):
+            if _is_heic(file) and _learns_heic(place):
+                return _decoded(file, channels, place, least)
             if not _begins_as_image(file):
                 raise DataError(f"{place} is no image of any known format") from error
             reason = "its header makes no sense"
@@ -172,6 +177,31 @@ def _begins_as_image(file: IO[bytes]) -> bool:
     file.seek(0)
     start = file.read(16).ljust(16)  # Not all of Pillow's tests look at the length.
     return any(accept and accept(start) for _, accept in Image.OPEN.values())
+
+
+def _is_heic(file: IO[bytes]) -> bool:
+    """Whether a file is a photograph as many telephones store it."""
+    file.seek(4)
+    return file.read(8) in _HEIC
+
+
+def _learns_heic(place: str) -> bool:
+    """Has Pillow decode HEIC by pillow-heif; whether it did not before.
+
+    Raises:
+        DataError: it is not installed.
+    """
+    if "HEIF" in Image.OPEN:
+        return False
+    try:
+        import pillow_heif
+    except ImportError as error:
+        raise DataError(
+            f"{place} is HEIC, which Pillow reads once pillow-heif is there: run pip"
+            " install pillow-heif, or convert it"
+        ) from error
+    pillow_heif.register_heif_opener()
+    return True
 
 
 def _eight_bits(file: ImageFile.ImageFile, channels: int, place: str) -> Image.Image:

@@ -180,7 +180,6 @@ def _read_card(path: Path) -> dict[str, Any]:
     # Cards of before do not say; there was one way.
     if card.setdefault("resize", AREA) not in (AREA, BILINEAR):
         raise ValueError(f"{CARD}: resize is {card['resize']!r:.80}")
-    card.setdefault("files", {})
     return dict(card)
 
 
@@ -190,10 +189,12 @@ def _read_file(path: Path, card: Mapping[str, Any]) -> bytes:
     Programs go to parsers that are not made for damaged ones. Cards of before do not
     say what the files were.
     """
+    size = path.stat().st_size  # Whether it is there comes first.
+    if "files" not in card:
+        return path.read_bytes()
     wanted = card["files"].get(path.name)
     if wanted is None:
-        return path.read_bytes()
-    size = path.stat().st_size
+        raise ValueError(f"{CARD} does not name {path.name}")
     if size != wanted["bytes"]:
         raise ValueError(f"{path.name} has {size} bytes instead of {wanted['bytes']}")
     content = path.read_bytes()

@@ -76,6 +76,19 @@ def read_header(compressed: bytes, stream_names: list[str]) -> dict[str, Any]:
         raise PackedFileError(f"its header cannot be read ({error})") from error
     if [name for name, _ in streams] != stream_names or len(header) > 3:
         raise PackedFileError("its header does not describe the streams of a network")
+    check_arrays(arrays)
+    return {"model": model, "arrays": arrays, "streams": streams}
+
+
+def check_arrays(arrays: Sequence[tuple[str, tuple[int, ...], str, bool]]) -> None:
+    """Refuses arrays that no network has.
+
+    Args:
+        arrays: as for `write_header`.
+
+    Raises:
+        PackedFileError: one is no array of a network, or two have one place.
+    """
     for array in arrays:
         if not _well_formed(*array):
             raise PackedFileError(
@@ -85,7 +98,6 @@ def read_header(compressed: bytes, stream_names: list[str]) -> dict[str, Any]:
     folders = {path[:i] for path in paths for i, c in enumerate(path) if c == "/"}
     if len(set(paths)) < len(paths) or folders & set(paths):
         raise PackedFileError("its header has two arrays at one place")
-    return {"model": model, "arrays": arrays, "streams": streams}
 
 
 def _well_formed(path: str, shape: tuple[int, ...], kind: str, masked: bool) -> bool:

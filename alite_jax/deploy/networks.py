@@ -52,7 +52,7 @@ def read_network(path: str | os.PathLike[str]) -> tuple[ResNet, dict[str, Any]]:
     except PackedFileError as error:
         raise ArtefactError(f"{place} cannot be used: {error}") from error
     name = described.get("model")
-    if name not in MODELS:
+    if not isinstance(name, str) or name not in MODELS:
         raise ArtefactError(
             f"{place} has the weights of {name!r}, which is no network of this package;"
             " `alite_jax.deploy.pack.unpack` reads the arrays of a packed file"

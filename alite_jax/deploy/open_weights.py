@@ -16,7 +16,7 @@ import safetensors
 from safetensors.numpy import save
 
 from alite_jax.deploy.formats import Exportable
-from alite_jax.deploy.header import COLLECTIONS
+from alite_jax.deploy.header import COLLECTIONS, check_arrays
 from alite_jax.deploy.program import forward_of
 from alite_jax.deploy.runtimes import Call
 from alite_jax.errors import PackedFileError
@@ -74,6 +74,8 @@ def unpack_safetensors(content: bytes) -> tuple[dict[str, Any], dict[str, Any]]:
         model, pruned = json.loads(metadata["model"]), json.loads(metadata["pruned"])
         if type(model) is not dict or type(pruned) is not list:
             raise ValueError("its metadata describe no network")
+        shapes = [(name, tuple(array["shape"])) for name, array in stored]
+        check_arrays([(name, shape, "float32", False) for name, shape in shapes])
         flat: dict[str, dict[str, Any]] = {name: {} for name in (*COLLECTIONS, "masks")}
         for name, array in stored:
             if array["dtype"] != "F32":

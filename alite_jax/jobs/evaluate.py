@@ -6,7 +6,8 @@ from typing import Any
 
 from ml_collections import ConfigDict
 
-from alite_jax.jax_settings import job, keep_compiled_programs
+from alite_jax.compiled_programs import keep_compiled_programs
+from alite_jax.jax_settings import job
 from alite_jax.jobs.command import Command
 from alite_jax.pages.table import comparison_table
 from alite_jax.paths import user_path

@@ -15,6 +15,7 @@ from typing import Any
 import jax
 from ml_collections import ConfigDict
 
+from alite_jax.compiled_programs import keep_compiled_programs
 from alite_jax.data.sources import Array, Data
 from alite_jax.deploy import artefact
 from alite_jax.deploy.card import card_text
@@ -28,7 +29,7 @@ from alite_jax.deploy.program import (
 )
 from alite_jax.deploy.provenance import version
 from alite_jax.deploy.runtimes import GRAPH, WEIGHTS, compiled
-from alite_jax.jax_settings import job, keep_compiled_programs
+from alite_jax.jax_settings import job
 from alite_jax.jobs.command import Command
 from alite_jax.models.precision import bounds, logits_change
 from alite_jax.models.resnet import ResNet

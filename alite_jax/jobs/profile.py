@@ -2,8 +2,8 @@
 
 from ml_collections import ConfigDict
 
+from alite_jax.compiled_programs import keep_compiled_programs
 from alite_jax.config import override
-from alite_jax.jax_settings import keep_compiled_programs
 from alite_jax.jobs.command import Command
 from alite_jax.jobs.train import train
 from alite_jax.runs.trace import WARM_STEPS

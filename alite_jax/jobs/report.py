@@ -10,13 +10,14 @@ import jax
 import numpy as np
 from ml_collections import ConfigDict
 
+from alite_jax.compiled_programs import keep_compiled_programs
 from alite_jax.config.run_config import to_json
 from alite_jax.counting.comparison import configured_costs
 from alite_jax.data.pipeline import in_batches
 from alite_jax.data.sources import Data
 from alite_jax.deploy.program import forward_of
 from alite_jax.errors import CheckpointError
-from alite_jax.jax_settings import job, keep_compiled_programs
+from alite_jax.jax_settings import job
 from alite_jax.jobs.command import Command
 from alite_jax.models.model import Model
 from alite_jax.pages import run_plots

@@ -5,8 +5,9 @@ from collections.abc import Collection
 from pathlib import Path
 from typing import Any
 
+from alite_jax.compiled_programs import keep_compiled_programs
 from alite_jax.errors import ConfigError, TrainingError, nearest
-from alite_jax.jax_settings import ask_for_determinism, keep_compiled_programs
+from alite_jax.jax_settings import ask_for_determinism
 from alite_jax.jobs.command import Command
 from alite_jax.jobs.train import train, train_teacher
 from alite_jax.pages.study_page import study_page

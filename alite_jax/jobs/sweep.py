@@ -10,12 +10,13 @@ from typing import Any
 
 from ml_collections import ConfigDict
 
+from alite_jax.compiled_programs import keep_compiled_programs
 from alite_jax.config import flatten, override
 from alite_jax.config.run_config import FILE, read_config
 from alite_jax.config.types import plain
 from alite_jax.config.validation import given_teacher
 from alite_jax.errors import ConfigError, TrainingError
-from alite_jax.jax_settings import ask_for_determinism, keep_compiled_programs
+from alite_jax.jax_settings import ask_for_determinism
 from alite_jax.jobs.command import Command
 from alite_jax.jobs.train import train, train_teacher
 from alite_jax.pages.table import aligned

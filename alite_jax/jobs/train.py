@@ -11,6 +11,7 @@ from typing import Any
 import jax
 from ml_collections import ConfigDict
 
+from alite_jax.compiled_programs import keep_compiled_programs
 from alite_jax.config import flatten
 from alite_jax.config.validation import given_teacher
 from alite_jax.data.sources import Data, shared_examples
@@ -19,7 +20,6 @@ from alite_jax.jax_settings import (
     DETERMINISTIC,
     is_deterministic,
     job,
-    keep_compiled_programs,
 )
 from alite_jax.jobs.command import Command
 from alite_jax.pages.table import comparison_table
