@@ -63,6 +63,7 @@ GROUPS = {
         "alite_jax.deploy.artefact.Artefact.logits",
         "alite_jax.deploy.artefact.Artefact.read_image",
         "alite_jax.deploy.artefact.Artefact.classify",
+        "alite_jax.deploy.networks.read_network",
     ],
 }
 # A constant has no docstring: the comment above it says what it is. Its example is that

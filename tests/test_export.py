@@ -421,6 +421,28 @@ def test_a_program_for_litert_is_the_network(
 
 @pytest.mark.slow
 @pytest.mark.filterwarnings("ignore")
+@pytest.mark.parametrize("batch", ["", ":4"])
+def test_a_program_for_onnx_runtime_is_the_network(
+    batch: str, finished_run: Path, tmp_path: Path
+) -> None:
+    for name in ("jax2onnx", "onnx", "onnxruntime"):
+        pytest.importorskip(name)
+    folder = shutil.copytree(finished_run, tmp_path / "run")
+    card = alite_jax.export(tiny_config(), folder, formats=[f"onnx{batch}"])
+    found = card["formats"]["onnx"]
+    assert found["agreement"]["same_classes"] == 1.0
+    assert found["batch"] == (4 if batch else None)
+    assert found["milliseconds"].keys() == {"teacher", "student"}
+    assert found["teacher_bytes"] > 0
+    images = np.arange(6 * 64, dtype=np.uint8).reshape(6, 8, 8, 1)
+    wanted = load(folder / "export").logits(images)
+    for count in (1, 4, 6):
+        logits = load(folder / "export", "onnx").logits(images[:count])
+        np.testing.assert_allclose(logits, wanted[:count], atol=1e-5)
+
+
+@pytest.mark.slow
+@pytest.mark.filterwarnings("ignore")
 def test_a_program_for_litert_may_have_maps_of_one_pixel() -> None:
     pytest.importorskip("litert_converter")
     pytest.importorskip("ai_edge_litert")
