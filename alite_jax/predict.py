@@ -53,9 +53,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
         if (value := getattr(options, name)) < 1:
             return _complain(f"--{name}={value}, but at least 1 is needed")
     try:
-        if options.runtime == "jax":
+        artefact = load(options.model, options.runtime)
+        if options.runtime == "jax":  # Nothing is compiled so far.
             keep_compiled_programs()
-        return _classify(load(options.model, options.runtime), options)
+        return _classify(artefact, options)
     except AliteError as error:
         return _complain(error)
     except BrokenPipeError:

@@ -94,6 +94,16 @@ def test_the_lines_of_the_docs_need_one_runtime_and_nothing_else(
     assert jax_is_there == str(runtime == "jax")
 
 
+def test_without_a_runtime_predict_says_what_to_install(folder: Path) -> None:
+    script = "sys.stderr = sys.stdout\nfrom alite_jax.predict import main\n"
+    script += "print(main(['export', 'photo.jpg']))"
+    wanted = (
+        "error: the runtime 'jax' needs jax and flatbuffers, which is not installed"
+    )
+    said = f"{wanted}; run pip install jax flatbuffers\n2\n"
+    assert alone(script, "PIL", folder.parent) == said
+
+
 def test_a_runtime_that_is_not_there_is_one_sentence(
     folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
