@@ -135,6 +135,7 @@ def test_the_card_begins_as_model_hubs_read_it(run: Path) -> None:
     assert fields["license"] == "unknown" and fields["datasets"] == ["digits"]
     [model] = fields["model-index"]
     [result] = model["results"]
+    assert result["dataset"]["split"] == "test[:50]"
     assert result["task"]["type"] == fields["pipeline_tag"] == "image-classification"
     accuracy = json.loads((run / "export" / "card.json").read_text())["accuracy"]
     assert [m["value"] for m in result["metrics"]] == [accuracy]

@@ -3,6 +3,7 @@
 import hashlib
 import json
 import os
+import shlex
 import shutil
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -102,14 +103,14 @@ def export(
     given = Given(student, teacher)
     folder = user_path(workdir)
     config = settled(given.named(config), folder)
-    command = f"python launch.py --job=export --workdir={os.fspath(workdir)}"
-    command += f" --values={values} --multiple={multiple}"
+    command = ["python", "launch.py", "--job=export", f"--workdir={os.fspath(workdir)}"]
+    command += [f"--values={values}", f"--multiple={multiple}"]
     if formats:
-        command += f" --formats={','.join(formats)}"
+        command.append(f"--formats={','.join(formats)}")
     # A folder that is not there holds no run, and is not made by asking for one.
     with at_work(folder) if folder.is_dir() else nullcontext():
         how = values, multiple, wanted
-        return _export(config, folder, how, command, given)
+        return _export(config, folder, how, shlex.join(command), given)
 
 
 def _export(
@@ -171,7 +172,7 @@ def _export(
     card = {
         **measured(compacted, packed.variables),
         "dataset": data.spec.name,
-        "split": data.spec.eval_split,
+        "split": config.data.eval_split or data.spec.eval_split,
         "image_shape": list(data.image_shape),
         "resize": data.spec.resize,
         "mean": list(data.spec.mean),
