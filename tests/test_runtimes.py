@@ -97,9 +97,7 @@ def test_the_lines_of_the_docs_need_one_runtime_and_nothing_else(
 def test_without_a_runtime_predict_says_what_to_install(folder: Path) -> None:
     script = "sys.stderr = sys.stdout\nfrom alite_jax.predict import main\n"
     script += "print(main(['export', 'photo.jpg']))"
-    wanted = (
-        "error: the runtime 'jax' needs jax and flatbuffers, which is not installed"
-    )
+    wanted = "error: the runtime 'jax' needs jax and flatbuffers, not installed here"
     said = f"{wanted}; run pip install jax flatbuffers\n2\n"
     assert alone(script, "PIL", folder.parent) == said
 
@@ -112,7 +110,7 @@ def test_a_runtime_that_is_not_there_is_one_sentence(
     ):
         load(folder, "onxx")
     monkeypatch.setitem(sys.modules, "onnxruntime", None)
-    wanted = "the runtime 'onnx' needs onnxruntime, which is not installed; run pip ins"
+    wanted = "the runtime 'onnx' needs onnxruntime, not installed here; run pip ins"
     with pytest.raises(ArtefactError, match=wanted):
         load(folder, "onnx")
     monkeypatch.setattr(artefact, "missing_modules", lambda modules: [])

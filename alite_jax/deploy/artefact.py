@@ -142,8 +142,8 @@ def load(folder: str | os.PathLike[str], runtime: str = "jax") -> Artefact:
     files, read, modules, install, flag = RUNTIMES[runtime]
     if missing := missing_modules(modules):
         raise ArtefactError(
-            f"the runtime {runtime!r} needs {' and '.join(missing)}, which is not"
-            f" installed; run pip install {install}"
+            f"the runtime {runtime!r} needs {' and '.join(missing)}, not installed"
+            f" here; run pip install {install}"
         )
     place = user_path(folder)
     try:

@@ -168,8 +168,8 @@ def parse_formats(texts: Sequence[str]) -> dict[str, int | None]:
             )
         if missing := missing_modules(known.modules):
             raise ArtefactError(
-                f"the format {name} needs {', '.join(missing)}, which is not installed;"
-                f" run pip install -r {known.requirements}"
+                f"the format {name} needs {', '.join(missing)}, not installed here; run"
+                f" pip install -r {known.requirements}"
             )
         found[name] = int(batch) if colon else known.batch
     return found
