@@ -60,7 +60,7 @@ ALLOWED = {
     # What comes out of them.
     "pages": {"counting", "data", "errors", "models", "ops"},
     "deploy": {
-        *("data", "errors", "models", "pages", "paths", "structure", "trees"),
+        *("data", "errors", "models", "ops", "pages", "paths", "structure", "trees"),
     },
     "predict": {"compiled_programs", "data", "deploy", "errors", "paths"},
     "study": {"config", "errors", "paths", "runs"},

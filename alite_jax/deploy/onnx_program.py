@@ -1,32 +1,219 @@
-"""Programs for ONNX Runtime: a stand-in, to be replaced."""
+"""Programs for ONNX Runtime: `model.onnx`, weights inside, and the same in int8.
+
+jax2onnx converts, in a process of its own: it patches JAX while it works, and functions
+that were traced meanwhile are of no use to anybody else. A network of this project is
+written in several forms (`alite_jax.deploy.folded`), of which the one is kept that ONNX
+Runtime is fastest with.
+"""
 
 import json
+import os
+import pickle
+import subprocess
+import sys
+import tempfile
+from collections.abc import Callable, Mapping
+from functools import partial
+from pathlib import Path
 from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from alite_jax.data.specs import DatasetSpec
-from alite_jax.deploy.program import forward_of
-from alite_jax.deploy.tflite import with_all_pairs
+from alite_jax.deploy.folded import POINTWISE, folded
+from alite_jax.deploy.program import forward_of, milliseconds
+from alite_jax.deploy.runtimes import IMAGES_AT_ONCE, read_onnx
+from alite_jax.errors import ArtefactError
+from alite_jax.models.model import Model
+from alite_jax.models.resnet import ResNet
+
+# Of the operators. ONNX Runtime has known it since 1.14, of February 2023.
+OPSET = 18
+
+# For a free batch a network is converted twice: what differs is the number of images.
+_TWO_BATCHES = (2, 3)
+# Where operations name it, and what stands for any.
+_FREE = {"Reshape": (1, -1), "Slice": (2, np.iinfo(np.int64).max)}
 
 
 def onnx_program(
-    model: Any,
-    variables: Any,
+    model: Model,
+    variables: Mapping[str, Any],
     spec: DatasetSpec,
     image_shape: tuple[int, int, int],
     batch: int | None,
 ) -> bytes:
-    """Writes a program from uint8 images to logits."""
+    """Writes a program from uint8 images to float32 logits.
+
+    Args:
+        model: a network that can be pickled.
+        variables: its `params` and `batch_stats`.
+        spec: of the data set.
+        image_shape: (height, width, channels).
+        batch: how many images the program takes; None for any number.
+
+    Returns:
+        An ONNX model of opset `OPSET`, of standard operators only. It takes `images`,
+        uint8 `[batch, height, width, channels]`, normalises them itself, and gives
+        `logits`, `[batch, classes]`. Its metadata say how images are resized, what the
+        classes are called, and which form was kept.
+
+    Raises:
+        ArtefactError: jax2onnx cannot take the network.
+    """
+    weights = {kind: variables.get(kind, {}) for kind in ("params", "batch_stats")}
+    weights = jax.tree.map(np.asarray, jax.device_get(weights))
+    with tempfile.TemporaryDirectory() as folder:
+        task, result = Path(folder, "task"), Path(folder, "result")
+        try:
+            task.write_bytes(pickle.dumps((model, weights, spec, image_shape, batch)))
+        except (pickle.PicklingError, AttributeError, TypeError) as error:
+            raise ArtefactError(
+                f"{type(model).__name__} cannot be sent to the process that converts"
+                f" it ({error}); define it in a module that can be imported"
+            ) from error
+        paths = [str(Path(__file__).parents[2]), *filter(None, sys.path)]
+        environment = {
+            **os.environ,
+            "JAX_PLATFORMS": "cpu",
+            "PYTHONPATH": os.pathsep.join(paths),
+        }
+        done = subprocess.run(
+            [sys.executable, "-m", __name__, task, result],
+            env=environment,
+            capture_output=True,
+            text=True,
+        )
+        if done.returncode == 0:
+            return result.read_bytes()
+    reason = (done.stderr.strip().splitlines() or [f"status {done.returncode}"])[-1]
+    raise ArtefactError(
+        f"jax2onnx cannot take this network ({reason}); export it without onnx among"
+        " --formats"
+    )
+
+
+def _convert(
+    model: Model,
+    weights: Mapping[str, Any],
+    spec: DatasetSpec,
+    image_shape: tuple[int, int, int],
+    batch: int | None,
+) -> bytes:
+    """`onnx_program`, in the process that converts."""
+    forwards: dict[str, Callable[[jax.Array], jax.Array]]
+    if isinstance(model, ResNet):
+        forwards = {
+            f"1x1 as {pointwise}": folded(model, weights, spec, pointwise)
+            for pointwise in POINTWISE
+        }
+    else:
+        forwards = {"the network's own": partial(forward_of(model, spec), weights)}
+    programs = {}
+    for form, forward in forwards.items():
+        program = _program(forward, image_shape, batch)
+        about = {
+            "dataset": spec.name,
+            "classes": json.dumps(list(spec.class_names)),
+            "image_shape": json.dumps(list(image_shape)),
+            "resize": spec.resize,
+            "normalization": "in the program, which takes 0 to 255",
+            "form": form,
+        }
+        for key, value in about.items():
+            program.metadata_props.add(key=key, value=value)
+        programs[form] = program.SerializeToString()
+    return programs[_fastest(programs, image_shape, batch)]
+
+
+def _program(
+    forward: Callable[[jax.Array], jax.Array],
+    image_shape: tuple[int, int, int],
+    batch: int | None,
+) -> Any:
+    """Converts a function, with names for what goes in and out."""
     import jax2onnx
 
-    forward = forward_of(with_all_pairs(model), spec)
-    weights = jax.tree.map(
-        jnp.asarray, {kind: variables[kind] for kind in ("params", "batch_stats")}
+    program, *other = (
+        jax2onnx.to_onnx(
+            forward,
+            [jax.ShapeDtypeStruct((size, *image_shape), jnp.uint8)],
+            model_name="alite_jax",
+            opset=OPSET,
+        )
+        for size in (_TWO_BATCHES if batch is None else (batch,))
     )
-    shape = jax.ShapeDtypeStruct((batch or "B", *image_shape), jnp.uint8)
-    program = jax2onnx.to_onnx(lambda images: forward(weights, images), [shape])
-    entry = program.metadata_props.add()
-    entry.key, entry.value = "image_shape", json.dumps(image_shape)
-    return bytes(program.SerializeToString())
+    if other:
+        _free_batch(program, other[0])
+    names = {program.graph.input[0].name: "images"}
+    names[program.graph.output[0].name] = "logits"
+    for value in (*program.graph.input, *program.graph.output):
+        value.name = names[value.name]
+    for node in program.graph.node:
+        for places in (node.input, node.output):
+            places[:] = [names.get(name, name) for name in places]
+    return program
+
+
+def _free_batch(program: Any, other: Any) -> None:
+    """Makes a program of 2 images one of any number, by comparing it with that of 3.
+
+    They may differ in the shapes that arrays are given, in one number, which becomes
+    what is left of the array, and in where slices end, which becomes the end.
+    """
+    from onnx import numpy_helper
+
+    ours, theirs = (
+        {array.name: array for array in each.graph.initializer}
+        for each in (program, other)
+    )
+    nodes = [[n.SerializeToString() for n in p.graph.node] for p in (program, other)]
+    free = nodes[0] == nodes[1] and ours.keys() == theirs.keys()
+    instead = {}
+    for node in program.graph.node:
+        if node.op_type in _FREE:
+            place, number = _FREE[node.op_type]
+            instead[node.input[place]] = number
+    used = {name for node in program.graph.node for name in node.input}
+    for name in ours.keys() & used if free else ():
+        if ours[name] != theirs[name]:
+            first, second = (numpy_helper.to_array(x[name]) for x in (ours, theirs))
+            free = free and name in instead and np.sum(first != second) == 1
+            shape = np.where(first == second, first, instead.get(name, 0))
+            ours[name].CopyFrom(numpy_helper.from_array(shape, name))
+    if not free:
+        raise ArtefactError(
+            "its steps depend on the number of images; fix that, as in onnx:1"
+        )
+    # Shapes in between were those of 2 images; runtimes find them by themselves.
+    del program.graph.value_info[:]
+    for value in (*program.graph.input, *program.graph.output):
+        value.type.tensor_type.shape.dim[0].dim_param = "batch"
+
+
+def _fastest(
+    programs: Mapping[str, bytes], image_shape: tuple[int, ...], batch: int | None
+) -> str:
+    """The program that takes the least time here, over few images and over many."""
+    calls = {name: read_onnx(content).call for name, content in programs.items()}
+    if len(calls) == 1:
+        return next(iter(calls))
+    total = dict.fromkeys(calls, 0.0)
+    for count in (1, IMAGES_AT_ONCE) if batch is None else (batch,):
+        images = np.zeros((count, *image_shape), np.uint8)
+        times = milliseconds(calls, images, at_least=0.5)
+        for name, time in times.items():
+            total[name] += time / min(times.values())
+    return min(total, key=total.__getitem__)
+
+
+if __name__ == "__main__":
+    try:
+        Path(sys.argv[2]).write_bytes(
+            _convert(*pickle.loads(Path(sys.argv[1]).read_bytes()))
+        )
+    except Exception as error:  # What a converter raises is not documented.
+        sentence = str(error).strip().partition("\n")[0]
+        sys.exit(f"{type(error).__name__}: {sentence}")

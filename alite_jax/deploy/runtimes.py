@@ -15,6 +15,9 @@ from alite_jax.errors import ArtefactError
 GRAPH, WEIGHTS = "graph.stablehlo", "weights.alite"
 ONNX, TFLITE = "model.onnx", "model.tflite"
 
+# How many a program of any number is given: its arrays then stay in the cache.
+IMAGES_AT_ONCE = 8
+
 Call = Callable[[np.ndarray], np.ndarray]
 
 
@@ -135,23 +138,26 @@ def _program(call: Call, of_bytes: bool, images: Any, logits: Any) -> Program:
     batch, *image_shape = images
     if not of_bytes or len(image_shape) != 3 or len(logits) != 2:
         raise ArtefactError("it is no program from uint8 images to logits")
-    if isinstance(batch, int):
-        call = in_batches_of(batch, call)
+    fixed = isinstance(batch, int)
+    call = in_batches_of(batch if fixed else IMAGES_AT_ONCE, call, fixed)
     return Program(call, tuple(image_shape), logits[1])
 
 
-def in_batches_of(size: int, call: Call) -> Call:
-    """Makes of a function of `size` images one of any number, the last ones padded."""
+def in_batches_of(size: int, call: Call, fixed: bool = True) -> Call:
+    """Makes of a function of `size` images one of any number.
+
+    The last ones are filled up where the size is `fixed`.
+    """
 
     def run(images: np.ndarray) -> np.ndarray:
         logits = []
         for start in range(0, len(images), size):
             batch = images[start : start + size]
-            missing = size - len(batch)
+            missing = size - len(batch) if fixed else 0
             if missing:
                 rest = np.zeros((missing, *images.shape[1:]), images.dtype)
                 batch = np.concatenate([batch, rest])
-            logits.append(call(batch)[: size - missing])
+            logits.append(call(batch)[: len(batch) - missing])
         return np.concatenate(logits)
 
     return run
