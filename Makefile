@@ -80,9 +80,10 @@ $(INSTALLED): requirements.txt | $(BIN)/pip
 	@$(PIP) -r requirements.txt
 	@touch $@
 
-$(INSTALLED_DEV): requirements-dev.txt $(INSTALLED)
+$(INSTALLED_DEV): requirements-dev.txt requirements-onnx.txt $(INSTALLED)
 	@echo "installing what requirements-dev.txt names into $(VENV)"
 	@$(PIP) -r requirements-dev.txt
+	@$(PIP) --no-deps jax2onnx==0.17.1 # see requirements-onnx.txt
 	@touch $@
 
 $(INSTALLED_BENCH): benchmarks/requirements.txt $(INSTALLED)

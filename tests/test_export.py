@@ -117,8 +117,9 @@ def test_the_card_says_what_is_in_the_folder(run: Path, images: np.ndarray) -> N
     teacher = card["teacher"]
     every = teacher["bytes"] + teacher["program_bytes"], sum(card["bytes"].values())
     assert f"| bytes, weights and program | {every[0]:,} | {every[1]:,} |" in text
-    assert "| graph.mlir | 1 | 100.00 % |" in text
-    assert "| weights.safetensors | - | 100.00 % |" in text
+    accuracy = f"{100 * card['accuracy']:.2f} %"
+    assert f"| graph.mlir | 1 | {accuracy} | 100.00 % |" in text
+    assert f"| weights.safetensors | - | {accuracy} | 100.00 % |" in text
     wanted = "--values=float32 --multiple=1 --formats=mlir,safetensors`\n"
     assert text.endswith(wanted) and f"Written on {card['environment']['date']}" in text
 
@@ -410,35 +411,13 @@ def test_a_program_for_litert_is_the_network(
     written = (folder / "export" / "model.tflite").stat().st_size
     assert found["bytes"] == card["files"]["model.tflite"]["bytes"] == written
     assert found["milliseconds"].keys() == {"teacher", "student"}
-    assert (
-        "| model.tflite | 4 | 100.00 % |" in (folder / "export" / "card.md").read_text()
-    )
+    text = (folder / "export" / "card.md").read_text()
+    accuracy = f"{100 * card['accuracy']:.2f} %"
+    assert f"| model.tflite | 4 | {accuracy} | 100.00 % |" in text
     images = np.arange(6 * 64, dtype=np.uint8).reshape(6, 8, 8, 1)
     wanted = load(folder / "export").logits(images)
     for count in (1, 4, 6):
         logits = load(folder / "export", "tflite").logits(images[:count])
-        np.testing.assert_allclose(logits, wanted[:count], atol=1e-5)
-
-
-@pytest.mark.slow
-@pytest.mark.filterwarnings("ignore")
-@pytest.mark.parametrize("batch", ["", ":4"])
-def test_a_program_for_onnx_runtime_is_the_network(
-    batch: str, finished_run: Path, tmp_path: Path
-) -> None:
-    for name in ("jax2onnx", "onnx", "onnxruntime"):
-        pytest.importorskip(name)
-    folder = shutil.copytree(finished_run, tmp_path / "run")
-    card = alite_jax.export(tiny_config(), folder, formats=[f"onnx{batch}"])
-    found = card["formats"]["onnx"]
-    assert found["agreement"]["same_classes"] == 1.0
-    assert found["batch"] == (4 if batch else None)
-    assert found["milliseconds"].keys() == {"teacher", "student"}
-    assert found["teacher_bytes"] > 0
-    images = np.arange(6 * 64, dtype=np.uint8).reshape(6, 8, 8, 1)
-    wanted = load(folder / "export").logits(images)
-    for count in (1, 4, 6):
-        logits = load(folder / "export", "onnx").logits(images[:count])
         np.testing.assert_allclose(logits, wanted[:count], atol=1e-5)
 
 
@@ -458,3 +437,24 @@ def test_a_program_for_litert_may_have_maps_of_one_pixel() -> None:
     assert program.image_shape == (1, 1, 64)
     wanted = forward(variables, images)
     np.testing.assert_allclose(program.call(images), wanted, rtol=1e-4)
+
+
+@pytest.mark.processes
+@pytest.mark.filterwarnings("ignore")
+def test_an_export_for_onnx_runtime_is_the_network(
+    finished_run: Path, tmp_path: Path
+) -> None:
+    folder = shutil.copytree(finished_run, tmp_path / "run")
+    card = alite_jax.export(tiny_config(), folder, formats=["onnx", "onnx_int8"])
+    found, small = card["formats"]["onnx"], card["formats"]["onnx_int8"]
+    assert found["agreement"]["same_classes"] == 1.0
+    assert found["accuracy"] == card["accuracy"]
+    assert found["milliseconds"].keys() == {"teacher", "student"}
+    assert found["teacher_bytes"] > 0 and small["teacher_bytes"] > 0
+    assert small["accuracy"] >= card["accuracy"] - 0.005
+    images = np.arange(6 * 64, dtype=np.uint8).reshape(6, 8, 8, 1)
+    wanted = load(folder / "export").logits(images)
+    for count in (1, 4, 6):
+        logits = load(folder / "export", "onnx").logits(images[:count])
+        np.testing.assert_allclose(logits, wanted[:count], atol=1e-5)
+    assert load(folder / "export", "onnx_int8").logits(images).shape == wanted.shape

@@ -94,15 +94,17 @@ def card_text(card: Mapping[str, Any]) -> str:
 
 def _format_rows(card: Mapping[str, Any]) -> list[list[str]]:
     """A line for each file, below its head: sizes and times, the teacher's beside."""
-    head = ["file", "images", "same class", "bytes", "teacher"]
+    head = ["file", "images", "accuracy", "same class", "bytes", "teacher"]
     for batch in card["milliseconds"]["student"]:
         head += [f"ms, batch of {batch}", "teacher"]
     rows = [head]
     for found in card["formats"].values():
         size, theirs = found["bytes"], found.get("teacher_bytes")
-        same = f"{100 * found['agreement']['same_classes']:.2f} %"
+        agreement = found.get("agreement")
+        same = f"{100 * agreement['same_classes']:.2f} %" if agreement else "-"
+        accuracy = f"{100 * found['accuracy']:.2f} %"
         images = str(found["batch"] or "any number") if found["program"] else "-"
-        row = [found["file"], images, same]
+        row = [found["file"], images, accuracy, same]
         row += [f"{size:,}", "-" if theirs is None else f"{theirs:,}"]
         times = found.get("milliseconds", {})
         for batch in card["milliseconds"]["student"]:

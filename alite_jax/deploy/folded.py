@@ -18,6 +18,7 @@ from alite_jax.data.specs import DatasetSpec
 from alite_jax.deploy.block_attention import block_attention
 from alite_jax.models.layers import LocalSelfAttention, Pointwise
 from alite_jax.models.resnet import ResNet
+from alite_jax.ops.relative_positions import leading
 
 # How 1x1 convolutions are written: as products of matrices or as what they are. No
 # runtime likes the same for all networks.
@@ -58,7 +59,7 @@ def folded(
             outputs = _attention(args[0], own, module)
         else:
             outputs = next_call(*args, **kwargs)
-        return outputs + own[_BIAS] if _BIAS in own else outputs
+        return outputs + _bias(own, outputs.ndim) if _BIAS in own else outputs
 
     def forward(images: jax.Array) -> jax.Array:
         inputs = normalize(images, spec.mean, spec.std)
@@ -96,6 +97,10 @@ def _scaled(own: Any, scale: np.ndarray) -> dict[str, Any]:
     return {**own, "value": {"kernel": own["value"]["kernel"] * scale}}
 
 
+def _bias(own: Any, ndim: int) -> np.ndarray:
+    return leading(np.asarray(own[_BIAS]), ndim)
+
+
 def _pointwise(inputs: jax.Array, own: Any, stride: int, written: str) -> jax.Array:
     if written == "convolution":
         outputs = jax.lax.conv_general_dilated(
@@ -105,12 +110,12 @@ def _pointwise(inputs: jax.Array, own: Any, stride: int, written: str) -> jax.Ar
             padding="VALID",
             dimension_numbers=("NHWC", "HWIO", "NHWC"),
         )
-        return outputs + own[_BIAS]
+        return outputs + _bias(own, outputs.ndim)
     if stride > 1:
         inputs = inputs[:, ::stride, ::stride]
     # With its bias while it is a matrix, which is one operation for most runtimes.
     pixels = inputs.reshape(-1, inputs.shape[-1])
-    outputs = jnp.dot(pixels, own["kernel"]) + own[_BIAS]
+    outputs = jnp.dot(pixels, own["kernel"]) + _bias(own, 2)
     return outputs.reshape(*inputs.shape[:-1], -1)
 
 

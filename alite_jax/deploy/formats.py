@@ -9,6 +9,7 @@ from typing import Any, NamedTuple
 
 from alite_jax.deploy.runtimes import (
     ONNX,
+    ONNX_INT8,
     TFLITE,
     Call,
     missing_modules,
@@ -27,6 +28,7 @@ class Exportable(NamedTuple):
         identity: what `pack` is given: JSON values, enough to build the module.
         spec: `DatasetSpec` of its images.
         image_shape: (height, width, channels).
+        samples: a few training images, uint8.
     """
 
     model: Any
@@ -34,6 +36,7 @@ class Exportable(NamedTuple):
     identity: dict[str, Any]
     spec: Any
     image_shape: tuple[int, int, int]
+    samples: Any
 
     @property
     def weights(self) -> dict[str, Any]:
@@ -54,8 +57,10 @@ class Format(NamedTuple):
         batch: the number of images if nobody says it.
         program: whether it is one, and not weights alone.
         modules: that must be installed.
-        requirements: the file that names what brings them.
+        install: how they are installed.
         timed: whether what reads it is what people run it by.
+        exact: whether its logits must be those of the network; otherwise its accuracy
+            on the whole evaluation split may be half a point lower.
     """
 
     file: str
@@ -65,15 +70,26 @@ class Format(NamedTuple):
     batch: int | None = 1
     program: bool = True
     modules: tuple[str, ...] = ()
-    requirements: str = ""
+    install: str = ""
     timed: bool = False
+    exact: bool = True
 
 
 def _write_onnx(network: Exportable, batch: int | None) -> bytes:
     from alite_jax.deploy.onnx_program import onnx_program
 
-    model, variables, _, spec, image_shape = network
+    model, variables, _, spec, image_shape, _ = network
     return onnx_program(model, variables, spec, image_shape, batch)
+
+
+def _write_onnx_int8(network: Exportable, batch: int | None) -> bytes:
+    from alite_jax.deploy.onnx_int8 import int8_program
+    from alite_jax.deploy.onnx_program import onnx_program
+
+    model, variables, _, spec, image_shape, samples = network
+    how = ("convolution",)
+    content = onnx_program(model, variables, spec, image_shape, batch, how)
+    return int8_program(content, samples)
 
 
 def _write_tflite(network: Exportable, batch: int | None) -> bytes:
@@ -108,6 +124,12 @@ def _read_safetensors(content: bytes, network: Exportable) -> Call:
     return read_safetensors(content, network)
 
 
+_ONNX_MODULES = ("jax2onnx", "onnx", "onnxruntime")
+# jax2onnx asks for an orbax-checkpoint older than the project's, and never imports it.
+_INSTALL_ONNX = (
+    "pip install -r requirements-onnx.txt && pip install --no-deps jax2onnx==0.17.1"
+)
+
 FORMATS: dict[str, Format] = {
     "onnx": Format(
         ONNX,
@@ -115,9 +137,20 @@ FORMATS: dict[str, Format] = {
         _write_onnx,
         lambda content, _: read_onnx(content).call,
         batch=None,
-        modules=("jax2onnx", "onnx", "onnxruntime"),
-        requirements="requirements-onnx.txt",
+        modules=_ONNX_MODULES,
+        install=_INSTALL_ONNX,
         timed=True,
+    ),
+    "onnx_int8": Format(
+        ONNX_INT8,
+        "a program for ONNX Runtime that computes in int8, weights inside",
+        _write_onnx_int8,
+        lambda content, _: read_onnx(content).call,
+        batch=None,
+        modules=_ONNX_MODULES,
+        install=_INSTALL_ONNX,
+        timed=True,
+        exact=False,
     ),
     "tflite": Format(
         TFLITE,
@@ -125,7 +158,7 @@ FORMATS: dict[str, Format] = {
         _write_tflite,
         lambda content, _: read_tflite(content).call,
         modules=("litert_converter", "ai_edge_litert"),
-        requirements="requirements-tflite.txt",
+        install="pip install -r requirements-tflite.txt",
         timed=True,
     ),
     "mlir": Format(
@@ -169,7 +202,7 @@ def parse_formats(texts: Sequence[str]) -> dict[str, int | None]:
         if missing := missing_modules(known.modules):
             raise ArtefactError(
                 f"the format {name} needs {', '.join(missing)}, not installed here; run"
-                f" pip install -r {known.requirements}"
+                f" {known.install}"
             )
         found[name] = int(batch) if colon else known.batch
     return found

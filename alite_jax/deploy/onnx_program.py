@@ -1,4 +1,4 @@
-"""Programs for ONNX Runtime: `model.onnx`, weights inside, and the same in int8.
+"""Programs for ONNX Runtime: `model.onnx`, weights inside.
 
 jax2onnx converts, in a process of its own: it patches JAX while it works, and functions
 that were traced meanwhile are of no use to anybody else. A network of this project is
@@ -12,7 +12,7 @@ import pickle
 import subprocess
 import sys
 import tempfile
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -44,6 +44,7 @@ def onnx_program(
     spec: DatasetSpec,
     image_shape: tuple[int, int, int],
     batch: int | None,
+    pointwise: Sequence[str] = POINTWISE,
 ) -> bytes:
     """Writes a program from uint8 images to float32 logits.
 
@@ -53,6 +54,7 @@ def onnx_program(
         spec: of the data set.
         image_shape: (height, width, channels).
         batch: how many images the program takes; None for any number.
+        pointwise: in which ways a network of this project may be written.
 
     Returns:
         An ONNX model of opset `OPSET`, of standard operators only. It takes `images`,
@@ -65,10 +67,11 @@ def onnx_program(
     """
     weights = {kind: variables.get(kind, {}) for kind in ("params", "batch_stats")}
     weights = jax.tree.map(np.asarray, jax.device_get(weights))
+    arguments = model, weights, spec, image_shape, batch, pointwise
     with tempfile.TemporaryDirectory() as folder:
         task, result = Path(folder, "task"), Path(folder, "result")
         try:
-            task.write_bytes(pickle.dumps((model, weights, spec, image_shape, batch)))
+            task.write_bytes(pickle.dumps(arguments))
         except (pickle.PicklingError, AttributeError, TypeError) as error:
             raise ArtefactError(
                 f"{type(model).__name__} cannot be sent to the process that converts"
@@ -101,13 +104,13 @@ def _convert(
     spec: DatasetSpec,
     image_shape: tuple[int, int, int],
     batch: int | None,
+    pointwise: Sequence[str],
 ) -> bytes:
     """`onnx_program`, in the process that converts."""
     forwards: dict[str, Callable[[jax.Array], jax.Array]]
     if isinstance(model, ResNet):
         forwards = {
-            f"1x1 as {pointwise}": folded(model, weights, spec, pointwise)
-            for pointwise in POINTWISE
+            f"1x1 as {way}": folded(model, weights, spec, way) for way in pointwise
         }
     else:
         forwards = {"the network's own": partial(forward_of(model, spec), weights)}

@@ -9,11 +9,8 @@ import chex
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax.typing import ArrayLike
 
 from alite_jax.data.augment import normalize
-from alite_jax.data.pipeline import in_batches
-from alite_jax.data.sources import Array
 from alite_jax.data.specs import DatasetSpec
 from alite_jax.errors import ArtefactError
 from alite_jax.models.model import Model
@@ -145,25 +142,18 @@ def _on_cpu(forward: Forward) -> Forward:
     return run
 
 
-def compare(
-    exported: Callable[[np.ndarray], ArrayLike],
-    network: Callable[[np.ndarray], ArrayLike],
-    images: Array,
-    allowed: Bounds,
-) -> Agreement:
-    """Runs an exported program and the network on the same images.
+def compare(ours: np.ndarray, theirs: np.ndarray, allowed: Bounds) -> Agreement:
+    """Compares an exported program with the network, by logits of the same images.
 
     Args:
-        exported: from images to logits, as it was read back.
-        network: the same, as it was before.
-        images: uint8 `[n, height, width, channels]`.
+        ours: `[n, classes]`, of the program as it was read back.
+        theirs: the same, of the network.
         allowed: by how much logits may differ. Where products are not exact, so may the
             class of an image whose two largest logits are no further apart.
 
     Raises:
         ArtefactError: they do not agree.
     """
-    ours, theirs = in_batches(exported, images), in_batches(network, images)
     same = ours.argmax(axis=1) == theirs.argmax(axis=1)
     error, largest = (float(np.abs(x).max()) for x in (ours - theirs, theirs))
     agreement = Agreement(float(same.mean()), error, largest, len(same))

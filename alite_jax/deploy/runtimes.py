@@ -13,7 +13,7 @@ import numpy as np
 from alite_jax.errors import ArtefactError
 
 GRAPH, WEIGHTS = "graph.stablehlo", "weights.alite"
-ONNX, TFLITE = "model.onnx", "model.tflite"
+ONNX, ONNX_INT8, TFLITE = "model.onnx", "model_int8.onnx", "model.tflite"
 
 # How many a program of any number is given: its arrays then stay in the cache.
 IMAGES_AT_ONCE = 8
@@ -169,6 +169,13 @@ RUNTIMES: dict[str, Runtime] = {
     ),
     "onnx": Runtime(
         (ONNX,), read_onnx, ("onnxruntime",), "onnxruntime", "--formats=onnx"
+    ),
+    "onnx_int8": Runtime(
+        (ONNX_INT8,),
+        read_onnx,
+        ("onnxruntime",),
+        "onnxruntime",
+        "--formats=onnx_int8",
     ),
     "tflite": Runtime(
         (TFLITE,),

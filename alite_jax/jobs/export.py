@@ -14,13 +14,16 @@ from pathlib import Path
 from typing import Any
 
 import jax
+import numpy as np
 from ml_collections import ConfigDict
 
 from alite_jax.compiled_programs import keep_compiled_programs
+from alite_jax.data.pipeline import in_batches
 from alite_jax.data.sources import Array, Data
 from alite_jax.deploy import artefact
 from alite_jax.deploy.card import card_text
 from alite_jax.deploy.formats import FORMATS, Exportable, parse_formats
+from alite_jax.deploy.onnx_int8 import CALIBRATED_ON, MOST_LOST
 from alite_jax.deploy.pack import pack, unpack
 from alite_jax.deploy.program import (
     compare,
@@ -30,6 +33,7 @@ from alite_jax.deploy.program import (
 )
 from alite_jax.deploy.provenance import version
 from alite_jax.deploy.runtimes import GRAPH, WEIGHTS, compiled
+from alite_jax.errors import ArtefactError
 from alite_jax.jax_settings import job
 from alite_jax.jobs.command import Command
 from alite_jax.models.precision import bounds, logits_change
@@ -205,8 +209,9 @@ def _export(
     # 5. What is read back must predict what the network predicts, on every image.
     allowed = bounds(config.compute.dtype, ours.weights)
     network = partial(jax.jit(forward_of(model, data.spec)), ours.weights)
-    check = partial(compare, network=network, images=images, allowed=allowed)
-    agreement = check(artefact.load(draft).logits)
+    logits = in_batches(network, images)
+    check = partial(compare, theirs=logits, allowed=allowed)
+    agreement = check(in_batches(artefact.load(draft).logits, images))
     card["agreement"] = agreement._asdict() | {"allowed": allowed._asdict()}
 
     # 6. Timed beside its teacher, it takes the place of an earlier export.
@@ -218,8 +223,13 @@ def _export(
         found: dict[str, Any] = {
             **{"file": known.file, "program": known.program, "batch": batch},
             "bytes": len(written[name]),
-            "agreement": check(call)._asdict(),
         }
+        answers = in_batches(call, images)
+        found["accuracy"] = _accuracy(answers, data)
+        if known.exact:
+            found["agreement"] = check(answers)._asdict()
+        else:
+            _check_accuracy(name, found["accuracy"], card["accuracy"])
         if known.timed:
             peers = {"student": call}
             if name in theirs_written:
@@ -243,12 +253,29 @@ def _export(
     return card
 
 
+def _accuracy(logits: np.ndarray, data: Data) -> float:
+    labels = np.asarray(data.evaluation.labels)
+    return float(np.mean(logits.argmax(axis=1) == labels))
+
+
+def _check_accuracy(name: str, accuracy: float, before: float) -> None:
+    """Raises ArtefactError where a program in fewer bits loses half a point."""
+    if accuracy < before - MOST_LOST:
+        raise ArtefactError(
+            f"the {name} program has an accuracy of {accuracy:.2%}, the network one of"
+            f" {before:.2%}, and {MOST_LOST:.1%} may be lost; nothing was written,"
+            f" export it without {name}"
+        )
+
+
 def _exportable(
     network: Network, identity: dict[str, Any], variables: Variables, data: Data
 ) -> Exportable:
     """A network with numbers on the device, where each array is handed over once."""
     moved = jax.device_put(dict(variables))
-    return Exportable(network.model, moved, identity, data.spec, data.image_shape)
+    samples = np.asarray(data.train.images[:CALIBRATED_ON])
+    spec, shape = data.spec, data.image_shape
+    return Exportable(network.model, moved, identity, spec, shape, samples)
 
 
 def _program(network: Exportable) -> bytes:
