@@ -17,6 +17,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+import cloudpickle
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -49,7 +50,7 @@ def onnx_program(
     """Writes a program from uint8 images to float32 logits.
 
     Args:
-        model: a network that can be pickled.
+        model: any network that cloudpickle takes.
         variables: its `params` and `batch_stats`.
         spec: of the data set.
         image_shape: (height, width, channels).
@@ -71,11 +72,11 @@ def onnx_program(
     with tempfile.TemporaryDirectory() as folder:
         task, result = Path(folder, "task"), Path(folder, "result")
         try:
-            task.write_bytes(pickle.dumps(arguments))
-        except (pickle.PicklingError, AttributeError, TypeError) as error:
+            task.write_bytes(cloudpickle.dumps(arguments))
+        except Exception as error:  # Anything may refuse to be pickled, in any way.
             raise ArtefactError(
                 f"{type(model).__name__} cannot be sent to the process that converts"
-                f" it ({error}); define it in a module that can be imported"
+                f" it ({error}); export it without onnx among --formats"
             ) from error
         paths = [str(Path(__file__).parents[2]), *filter(None, sys.path)]
         environment = {
@@ -92,9 +93,10 @@ def onnx_program(
         if done.returncode == 0:
             return result.read_bytes()
     reason = (done.stderr.strip().splitlines() or [f"status {done.returncode}"])[-1]
+    instead = "" if batch else "for a fixed number of images, as in onnx:8, or "
     raise ArtefactError(
-        f"jax2onnx cannot take this network ({reason}); export it without onnx among"
-        " --formats"
+        f"jax2onnx cannot take this network ({reason}); export it {instead}without onnx"
+        " among --formats"
     )
 
 
@@ -137,19 +139,12 @@ def _program(
     batch: int | None,
 ) -> Any:
     """Converts a function, with names for what goes in and out."""
-    import jax2onnx
-
-    program, *other = (
-        jax2onnx.to_onnx(
-            forward,
-            [jax.ShapeDtypeStruct((size, *image_shape), jnp.uint8)],
-            model_name="alite_jax",
-            opset=OPSET,
-        )
-        for size in (_TWO_BATCHES if batch is None else (batch,))
-    )
-    if other:
-        _free_batch(program, other[0])
+    if batch is None:
+        first, second = (_converted(forward, n, image_shape) for n in _TWO_BATCHES)
+        # Otherwise shapes are computed where the program runs, in nodes of their own.
+        program = _freed(first, second) or _converted(forward, "batch", image_shape)
+    else:
+        program = _converted(forward, batch, image_shape)
     names = {program.graph.input[0].name: "images"}
     names[program.graph.output[0].name] = "logits"
     for value in (*program.graph.input, *program.graph.output):
@@ -160,11 +155,26 @@ def _program(
     return program
 
 
-def _free_batch(program: Any, other: Any) -> None:
+def _converted(
+    forward: Callable[[jax.Array], jax.Array],
+    batch: int | str,
+    image_shape: tuple[int, int, int],
+) -> Any:
+    import jax2onnx
+
+    size: Any = batch
+    if isinstance(batch, str):
+        (size,) = jax.export.symbolic_shape(batch)
+    images = jax.ShapeDtypeStruct((size, *image_shape), jnp.uint8)
+    return jax2onnx.to_onnx(forward, [images], model_name="alite_jax", opset=OPSET)
+
+
+def _freed(program: Any, other: Any) -> Any:
     """Makes a program of 2 images one of any number, by comparing it with that of 3.
 
     They may differ in the shapes that arrays are given, in one number, which becomes
-    what is left of the array, and in where slices end, which becomes the end.
+    what is left of the array, and in where slices end, which becomes the end. If they
+    differ in anything else, there is None.
     """
     from onnx import numpy_helper
 
@@ -173,27 +183,28 @@ def _free_batch(program: Any, other: Any) -> None:
         for each in (program, other)
     )
     nodes = [[n.SerializeToString() for n in p.graph.node] for p in (program, other)]
-    free = nodes[0] == nodes[1] and ours.keys() == theirs.keys()
+    if nodes[0] != nodes[1] or ours.keys() != theirs.keys():
+        return None
     instead = {}
     for node in program.graph.node:
         if node.op_type in _FREE:
             place, number = _FREE[node.op_type]
             instead[node.input[place]] = number
     used = {name for node in program.graph.node for name in node.input}
-    for name in ours.keys() & used if free else ():
-        if ours[name] != theirs[name]:
-            first, second = (numpy_helper.to_array(x[name]) for x in (ours, theirs))
-            free = free and name in instead and np.sum(first != second) == 1
-            shape = np.where(first == second, first, instead.get(name, 0))
-            ours[name].CopyFrom(numpy_helper.from_array(shape, name))
-    if not free:
-        raise ArtefactError(
-            "its steps depend on the number of images; fix that, as in onnx:1"
-        )
+    for name in ours.keys() & used:
+        if ours[name] == theirs[name]:
+            continue
+        first, second = (numpy_helper.to_array(each[name]) for each in (ours, theirs))
+        differs = first.shape != second.shape or np.sum(first != second) != 1
+        if differs or name not in instead:
+            return None
+        shape = np.where(first == second, first, instead[name])
+        ours[name].CopyFrom(numpy_helper.from_array(shape, name))
     # Shapes in between were those of 2 images; runtimes find them by themselves.
     del program.graph.value_info[:]
     for value in (*program.graph.input, *program.graph.output):
         value.type.tensor_type.shape.dim[0].dim_param = "batch"
+    return program
 
 
 def _fastest(
