@@ -35,7 +35,7 @@ test-accelerator: $(INSTALLED_DEV)  ## run what matters most on the devices that
 test-all: $(INSTALLED_DEV)  ## run the slow tests too
 	$(PYTEST) -m "slow or not slow" $(ARGS)
 
-bench: $(INSTALLED_BENCH)  ## measure speed and memory against peers: half an hour
+bench: $(INSTALLED_BENCH)  ## measure speed and memory against peers: an hour
 	$(BIN)/python -m benchmarks $(ARGS)
 
 bench-gpu: $(INSTALLED_BENCH)  ## measure attention and whole steps on the GPU that JAX finds
@@ -86,7 +86,7 @@ $(INSTALLED_DEV): requirements-dev.txt requirements-onnx.txt $(INSTALLED)
 	@$(PIP) --no-deps jax2onnx==0.17.1 # see requirements-onnx.txt
 	@touch $@
 
-$(INSTALLED_BENCH): benchmarks/requirements.txt $(INSTALLED)
+$(INSTALLED_BENCH): benchmarks/requirements.txt requirements-onnx.txt $(INSTALLED)
 	@echo "installing what benchmarks/requirements.txt names into $(VENV)"
 	@$(PIP) -r benchmarks/requirements.txt
 	@touch $@

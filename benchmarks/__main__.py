@@ -40,6 +40,7 @@ SECTIONS: dict[str, tuple[str, dict[str, int]]] = {
     "feeding": ("streams.feeding", {"rounds": 3}),
     "streaming_memory": ("streams.memory", {}),
     "structure": ("structure.compare", {"rounds": 15}),
+    "runtimes": ("runtimes.compare", {"rounds": 7}),
     "pruner": ("pruner.compare", {"rounds": 15}),
     "methods": ("attention.methods", {"rounds": 5}),
     "pointwise": ("pointwise.compare", {"rounds": 5}),
@@ -121,6 +122,7 @@ def one_device_a_core() -> dict[str, str]:
 def machine() -> dict[str, Any]:
     """What the figures were taken on."""
     packages = ("jax", "jaxlib", "flax", "torch", "torchvision", "timm")
+    packages += ("jax2onnx", "onnxruntime", "ai_edge_litert")
     processor = platform.processor() or platform.machine()
     information = Path("/proc/cpuinfo")
     if information.exists():

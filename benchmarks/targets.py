@@ -19,6 +19,16 @@ TARGETS = {
     "heads_0.5_batch_64_share": (">=", 0.75),
     "heads_0.3_batch_1_vs_teacher": (">=", 2.0),
     "heads_0.3_batch_64_vs_teacher": (">=", 2.0),
+    **{
+        f"onnx_{size}_batch_{batch}_{row}": target
+        for size in ("16x16", "32x32")
+        for batch in (1, 64)
+        for row, target in (
+            ("student_vs_teacher", (">=", 1.0)),
+            ("structured_vs_teacher", (">=", 2.0)),
+            ("structured_over_promise", ("<=", 1.25)),
+        )
+    },
     "stream_64_by_1_per_core_vs_torchvision": (">=", 1.0),
     "stream_64_by_2_per_core_vs_torchvision": (">=", 1.0),
     "stream_128_by_1_per_core_vs_torchvision": (">=", 1.0),

@@ -5,6 +5,7 @@ import gc
 import jax
 import numpy as np
 import pytest
+from exports import onnx_model, some_images
 from jax.sharding import Mesh
 
 from alite_jax.training.step import AXIS
@@ -12,6 +13,7 @@ from benchmarks.__main__ import DEFAULT, SECTIONS, table
 from benchmarks.ahead_programs import lower
 from benchmarks.compile_ahead import Case, Outcome, cases, outcome_of, row
 from benchmarks.kernel_registers import Kernel, kernels_of
+from benchmarks.runtimes import BATCHES, SIZES, by_kind, profile, summary
 from benchmarks.targets import TARGETS
 from benchmarks.timing import Row, interleave, ratios, total
 
@@ -54,6 +56,50 @@ def test_the_table_says_which_targets_are_reached() -> None:
 
 def test_what_runs_by_default_can_be_run() -> None:
     assert set(DEFAULT) < set(SECTIONS)
+    assert "runtimes" in DEFAULT
+
+
+def test_runtimes_are_compared_by_the_rows_that_have_targets() -> None:
+    times = {
+        "teacher": [8.0, 6.0],
+        "convolutional": [4.0, 4.0],
+        "student": [4.0, 8.0],
+        "structured": [2.0, 3.0],
+    }
+    macs = {"teacher": 200, "convolutional": 120, "student": 100, "structured": 40}
+    rows = summary("onnx_16x16_batch_1", times, macs)
+    rows = {name.removeprefix("onnx_16x16_batch_1_"): row for name, row in rows.items()}
+    student = Row(6000.0, "ms", 4000.0, 8000.0, "0.500 of the teacher's MACs")
+    assert rows["student"] == student
+    gain = rows["student_vs_teacher"]
+    assert (gain.value, gain.low, gain.high) == (1.375, 0.75, 2.0)
+    # 2 / 4 and 3 / 8 of the time, for 0.4 of the MACs.
+    over = rows["structured_over_promise"]
+    assert (over.low, over.high) == pytest.approx((0.375 / 0.4, 0.5 / 0.4))
+
+    targets = {
+        f"onnx_{side}x{side}_batch_{batch}_{name}"
+        for side, _ in SIZES
+        for batch in BATCHES
+        for name in rows.keys() - times.keys() - {"convolutional_vs_teacher"}
+    }
+    assert targets == {name for name in TARGETS if name.startswith("onnx_")}
+
+
+def test_nodes_are_summed_by_kind_and_small_kinds_together() -> None:
+    nodes = [("Add", 0.01), ("Conv", 0.4), ("Pad", 0.01), ("Add", 0.18), ("Conv", 0.4)]
+    rows = by_kind(nodes)
+    assert list(rows) == ["Conv", "Add", "others"]
+    assert [row.value for row in rows.values()] == pytest.approx([800, 190, 10])
+    assert rows["Conv"].detail == "2 nodes, 80% of 1000 ms"
+
+
+def test_each_node_of_a_program_is_timed_once() -> None:
+    pytest.importorskip("onnx")
+    pytest.importorskip("onnxruntime")
+    nodes = profile(onnx_model(None), some_images(2))
+    assert sorted(kind for kind, _ in nodes) == ["Cast", "Flatten", "MatMul"]
+    assert all(0 <= seconds < 1 for _, seconds in nodes)
 
 
 JOINT = Case("H100", "cifar10", "joint", "float32", "128")
