@@ -152,8 +152,14 @@ def test_whoever_stops_listening_hears_no_complaint(
 
 
 def test_ctrl_c_ends_it_quietly(model: Path, photos: list[Path]) -> None:
+    # Where the tests run in the background, Ctrl-C would be ignored.
+    script = (
+        "import runpy, signal\n"
+        "signal.signal(signal.SIGINT, signal.default_int_handler)\n"
+        "runpy.run_module('alite_jax.predict', run_name='__main__')\n"
+    )
     with subprocess.Popen(
-        [*COMMAND, str(model), "--batch=1", "-"],
+        [sys.executable, "-c", script, str(model), "--batch=1", "-"],
         cwd=ROOT,
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,

@@ -28,7 +28,7 @@ class Exportable(NamedTuple):
         identity: what `pack` is given: JSON values, enough to build the module.
         spec: `DatasetSpec` of its images.
         image_shape: (height, width, channels).
-        samples: a few training images, uint8.
+        samples: a few training images, uint8; None where nothing is calibrated on them.
     """
 
     model: Any
@@ -36,7 +36,7 @@ class Exportable(NamedTuple):
     identity: dict[str, Any]
     spec: Any
     image_shape: tuple[int, int, int]
-    samples: Any
+    samples: Any = None
 
     @property
     def weights(self) -> dict[str, Any]:
