@@ -4,6 +4,7 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check
+JAX2ONNX := $(PIP) --no-deps jax2onnx==0.17.1# why is said in requirements-onnx.txt
 
 # Written after a complete installation, so that nothing is installed twice and an
 # interrupted installation is taken up again.
@@ -83,10 +84,11 @@ $(INSTALLED): requirements.txt | $(BIN)/pip
 $(INSTALLED_DEV): requirements-dev.txt requirements-onnx.txt $(INSTALLED)
 	@echo "installing what requirements-dev.txt names into $(VENV)"
 	@$(PIP) -r requirements-dev.txt
-	@$(PIP) --no-deps jax2onnx==0.17.1 # see requirements-onnx.txt
+	@$(JAX2ONNX)
 	@touch $@
 
 $(INSTALLED_BENCH): benchmarks/requirements.txt requirements-onnx.txt $(INSTALLED)
 	@echo "installing what benchmarks/requirements.txt names into $(VENV)"
 	@$(PIP) -r benchmarks/requirements.txt
+	@$(JAX2ONNX)
 	@touch $@

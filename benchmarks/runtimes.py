@@ -19,7 +19,7 @@ import numpy as np
 
 from alite_jax.counting.layers import total_macs
 from alite_jax.data.specs import DATASETS
-from alite_jax.deploy.formats import FORMATS
+from alite_jax.deploy.formats import FORMATS, Exportable
 from alite_jax.deploy.onnx_program import onnx_program
 from alite_jax.deploy.program import export_program, forward_of
 from alite_jax.deploy.runtimes import (
@@ -155,7 +155,7 @@ def _in_xla(network: Network) -> dict[int, Any]:
 
 def _onnx(network: Network) -> bytes:
     model, weights, image_shape, _ = network
-    return onnx_program(model, weights, SPEC, image_shape, batch=None)
+    return onnx_program(Exportable(model, weights, {}, SPEC, image_shape), batch=None)
 
 
 def _in_litert(network: Network) -> dict[int, Call]:

@@ -9,7 +9,9 @@ from exports import SHAPE, onnx_model
 from onnx import TensorProto, helper, load_from_string, numpy_helper
 
 from alite_jax.data.specs import DATASETS
+from alite_jax.deploy import onnx_int8 as quantizing
 from alite_jax.deploy import onnx_program as converting
+from alite_jax.deploy.formats import Exportable
 from alite_jax.deploy.onnx_int8 import int8_program
 from alite_jax.deploy.onnx_program import _freed, onnx_program
 from alite_jax.deploy.runtimes import read_onnx
@@ -69,13 +71,13 @@ def test_a_program_that_depends_on_the_batch_is_not_freed(fault: str) -> None:
 def test_what_cannot_be_converted_is_said_in_one_sentence(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    spec, weights = DATASETS["digits"], {"params": {}, "batch_stats": {}}
+    plain = Exportable(Pointwise(3), {}, {}, DATASETS["digits"], SHAPE)
     with pytest.raises(ArtefactError, match="generator cannot be sent to the process"):
-        onnx_program((n for n in ()), weights, spec, SHAPE, None)  # type: ignore
+        onnx_program(plain._replace(model=(n for n in ())), None)
     failed = SimpleNamespace(returncode=1, stderr="a trace\nValueError: no such step\n")
     monkeypatch.setattr(converting.subprocess, "run", lambda *_, **__: failed)
     with pytest.raises(ArtefactError, match=r"\(ValueError: no such step\); .* onnx:8"):
-        onnx_program(Pointwise(3), weights, spec, SHAPE, None)
+        onnx_program(plain, None)
 
 
 @pytest.mark.filterwarnings("ignore")
@@ -100,6 +102,20 @@ def test_products_with_weights_compute_in_int8() -> None:
     wanted = 2 * read_onnx(content).call(images)
     found = read_onnx(small).call(images)
     assert 0 < np.abs(found - wanted).max() < 0.03 * np.abs(wanted).max()
+
+
+def test_what_the_quantiser_cannot_take_is_said_in_one_sentence(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    from onnxruntime import quantization
+
+    def fail(*_: Any, **__: Any) -> None:
+        raise ValueError("no such scale\nand more")
+
+    monkeypatch.setattr(quantization, "quantize_static", fail)
+    monkeypatch.setattr(quantizing, "_products", lambda _: ["some"])
+    with pytest.raises(ArtefactError, match=r"take this network \(no such scale\); e"):
+        int8_program(onnx_model(None), np.zeros((8, *SHAPE), np.uint8))
 
 
 def test_a_program_that_loses_half_a_point_is_not_kept() -> None:

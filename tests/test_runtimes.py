@@ -183,6 +183,10 @@ def test_a_format_that_is_not_installed_names_its_requirements(
                     parse_formats([name])
             _, _, file = known.install.partition("-r ")
             assert (ROOT / file.split()[0]).exists()
+    # What no requirements file can say is the same wherever it is said.
+    without = FORMATS["onnx"].install.partition("&& pip install ")[2]
+    for file in ("Makefile", "requirements-onnx.txt", "docs/export.md"):
+        assert without in (ROOT / file).read_text()
 
 
 def test_a_program_of_other_images_than_the_card_says(

@@ -306,7 +306,6 @@ def test_what_gpus_have_trained_is_a_row_of_the_paper_s_size(gpu: str) -> None:
     assert differing["compute.dtype"] == ("bfloat16", "auto")
 
 
-EPOCHS = ("3,6", "6,6", "6,12", "30,30")
 STUDIES = [
     *("cifar100_cpu.py", "cifar10_cpu.py", "digits.py", "tiny_imagenet_cpu.py"),
     *(f"epochs_cifar10_cpu.py:{epochs}" for epochs in ("3,6", "6,6", "6,12", "30,30")),

@@ -28,7 +28,7 @@ class Exportable(NamedTuple):
         identity: what `pack` is given: JSON values, enough to build the module.
         spec: `DatasetSpec` of its images.
         image_shape: (height, width, channels).
-        samples: a few training images, uint8; None where nothing is calibrated on them.
+        samples: training images, uint8, of which the first are read if need be.
     """
 
     model: Any
@@ -50,7 +50,6 @@ class Format(NamedTuple):
 
     Attributes:
         file: its name.
-        summary: what it is.
         write: its content, of a network and the number of images that a program takes
             at a time, None for any number.
         read: the function from images to logits that is read back from it.
@@ -64,7 +63,6 @@ class Format(NamedTuple):
     """
 
     file: str
-    summary: str
     write: Callable[[Exportable, int | None], bytes]
     read: Callable[[bytes, Exportable], Call]
     batch: int | None = 1
@@ -78,18 +76,14 @@ class Format(NamedTuple):
 def _write_onnx(network: Exportable, batch: int | None) -> bytes:
     from alite_jax.deploy.onnx_program import onnx_program
 
-    model, variables, _, spec, image_shape, _ = network
-    return onnx_program(model, variables, spec, image_shape, batch)
+    return onnx_program(network, batch)
 
 
 def _write_onnx_int8(network: Exportable, batch: int | None) -> bytes:
     from alite_jax.deploy.onnx_int8 import int8_program
     from alite_jax.deploy.onnx_program import onnx_program
 
-    model, variables, _, spec, image_shape, samples = network
-    how = ("convolution",)
-    content = onnx_program(model, variables, spec, image_shape, batch, how)
-    return int8_program(content, samples)
+    return int8_program(onnx_program(network, batch, ("convolution",)), network.samples)
 
 
 def _write_tflite(network: Exportable, batch: int | None) -> bytes:
@@ -133,7 +127,6 @@ _INSTALL_ONNX = (
 FORMATS: dict[str, Format] = {
     "onnx": Format(
         ONNX,
-        "a program for ONNX Runtime, weights inside",
         _write_onnx,
         lambda content, _: read_onnx(content).call,
         batch=None,
@@ -143,7 +136,6 @@ FORMATS: dict[str, Format] = {
     ),
     "onnx_int8": Format(
         ONNX_INT8,
-        "a program for ONNX Runtime that computes in int8, weights inside",
         _write_onnx_int8,
         lambda content, _: read_onnx(content).call,
         batch=None,
@@ -154,7 +146,6 @@ FORMATS: dict[str, Format] = {
     ),
     "tflite": Format(
         TFLITE,
-        "a program for LiteRT, weights inside",
         _write_tflite,
         lambda content, _: read_tflite(content).call,
         modules=("litert_converter", "ai_edge_litert"),
@@ -163,13 +154,11 @@ FORMATS: dict[str, Format] = {
     ),
     "mlir": Format(
         "graph.mlir",
-        "a program as portable StableHLO bytecode, weights inside",
         _write_mlir,
         _read_mlir,
     ),
     "safetensors": Format(
         "weights.safetensors",
-        "the weights, absent ones as zeros, for safetensors of any language",
         _write_safetensors,
         _read_safetensors,
         batch=None,

@@ -13,24 +13,29 @@ from typing import Any
 
 import numpy as np
 
+from alite_jax.data.sources import Array
 from alite_jax.deploy.runtimes import IMAGES_AT_ONCE
+from alite_jax.errors import ArtefactError
 
 # Of a program's accuracy on the whole evaluation split; more, and it is not kept.
 MOST_LOST = 0.005
 
-CALIBRATED_ON = 512  # images
+_CALIBRATED_ON = 512  # images
 
 
-def int8_program(content: bytes, samples: np.ndarray) -> bytes:
+def int8_program(content: bytes, images: Array) -> bytes:
     """Writes the int8 form of a program.
 
     Args:
         content: from `onnx_program`, of 1x1 convolutions written as convolutions: the
             quantiser has no scale for each channel of a product with a bias.
-        samples: training images, uint8 `[n, height, width, channels]`.
+        images: to train on, uint8 `[n, height, width, channels]`.
 
     Returns:
         An ONNX model that takes and gives what the other does.
+
+    Raises:
+        ArtefactError: the quantiser cannot take it.
     """
     import onnx
     import onnxruntime
@@ -48,6 +53,7 @@ def int8_program(content: bytes, samples: np.ndarray) -> bytes:
         session = onnxruntime.InferenceSession(content, options)
         (taken,) = session.get_inputs()
         batch = taken.shape[0] if isinstance(taken.shape[0], int) else IMAGES_AT_ONCE
+        samples = np.asarray(images[:_CALIBRATED_ON])
         whole = len(samples) // batch * batch
         products = _products(onnx.load(str(simplified)))
         if not products:  # An empty list would stand for all there are.
@@ -63,18 +69,25 @@ def int8_program(content: bytes, samples: np.ndarray) -> bytes:
             def get_next(self) -> Mapping[str, np.ndarray] | None:
                 return next(self.batches, None)
 
-        quantization.quantize_static(
-            str(simplified),
-            str(quantized),
-            Samples(),
-            quant_format=quantization.QuantFormat.QDQ,
-            per_channel=True,
-            # Sums of two products of 8 bits do not fit where AVX2 adds them up.
-            reduce_range=True,
-            activation_type=quantization.QuantType.QUInt8,
-            weight_type=quantization.QuantType.QInt8,
-            nodes_to_quantize=products,
-        )
+        try:
+            quantization.quantize_static(
+                str(simplified),
+                str(quantized),
+                Samples(),
+                quant_format=quantization.QuantFormat.QDQ,
+                per_channel=True,
+                # Sums of two products of 8 bits do not fit where AVX2 adds them up.
+                reduce_range=True,
+                activation_type=quantization.QuantType.QUInt8,
+                weight_type=quantization.QuantType.QInt8,
+                nodes_to_quantize=products,
+            )
+        except Exception as error:  # What it raises is not documented.
+            reason = str(error).strip().partition("\n")[0]
+            raise ArtefactError(
+                f"onnxruntime's quantiser cannot take this network ({reason}); export"
+                " it without onnx_int8 among --formats"
+            ) from error
         return quantized.read_bytes()
 
 

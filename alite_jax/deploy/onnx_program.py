@@ -24,6 +24,7 @@ import numpy as np
 
 from alite_jax.data.specs import DatasetSpec
 from alite_jax.deploy.folded import POINTWISE, folded
+from alite_jax.deploy.formats import Exportable
 from alite_jax.deploy.program import forward_of, milliseconds
 from alite_jax.deploy.runtimes import IMAGES_AT_ONCE, read_onnx
 from alite_jax.errors import ArtefactError
@@ -40,20 +41,12 @@ _FREE = {"Reshape": (1, -1), "Slice": (2, np.iinfo(np.int64).max)}
 
 
 def onnx_program(
-    model: Model,
-    variables: Mapping[str, Any],
-    spec: DatasetSpec,
-    image_shape: tuple[int, int, int],
-    batch: int | None,
-    pointwise: Sequence[str] = POINTWISE,
+    network: Exportable, batch: int | None, pointwise: Sequence[str] = POINTWISE
 ) -> bytes:
     """Writes a program from uint8 images to float32 logits.
 
     Args:
-        model: any network that cloudpickle takes.
-        variables: its `params` and `batch_stats`.
-        spec: of the data set.
-        image_shape: (height, width, channels).
+        network: any that cloudpickle takes.
         batch: how many images the program takes; None for any number.
         pointwise: in which ways a network of this project may be written.
 
@@ -66,9 +59,9 @@ def onnx_program(
     Raises:
         ArtefactError: jax2onnx cannot take the network.
     """
-    weights = {kind: variables.get(kind, {}) for kind in ("params", "batch_stats")}
-    weights = jax.tree.map(np.asarray, jax.device_get(weights))
-    arguments = model, weights, spec, image_shape, batch, pointwise
+    model, spec = network.model, network.spec
+    weights = jax.tree.map(np.asarray, jax.device_get(network.weights))
+    arguments = model, weights, spec, network.image_shape, batch, pointwise
     with tempfile.TemporaryDirectory() as folder:
         task, result = Path(folder, "task"), Path(folder, "result")
         try:

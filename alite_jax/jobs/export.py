@@ -23,7 +23,7 @@ from alite_jax.data.sources import Array, Data
 from alite_jax.deploy import artefact
 from alite_jax.deploy.card import card_text
 from alite_jax.deploy.formats import FORMATS, Exportable, parse_formats
-from alite_jax.deploy.onnx_int8 import CALIBRATED_ON, MOST_LOST
+from alite_jax.deploy.onnx_int8 import MOST_LOST
 from alite_jax.deploy.pack import pack, unpack
 from alite_jax.deploy.program import (
     compare,
@@ -273,9 +273,8 @@ def _exportable(
 ) -> Exportable:
     """A network with numbers on the device, where each array is handed over once."""
     moved = jax.device_put(dict(variables))
-    samples = np.asarray(data.train.images[:CALIBRATED_ON])
-    spec, shape = data.spec, data.image_shape
-    return Exportable(network.model, moved, identity, spec, shape, samples)
+    about = data.spec, data.image_shape, data.train.images
+    return Exportable(network.model, moved, identity, *about)
 
 
 def _program(network: Exportable) -> bytes:
