@@ -31,6 +31,8 @@ if TYPE_CHECKING:
     from alite_jax.sparsity.schedules import RewiringSteps
     from alite_jax.study.declaration import get_study
 
+__version__ = "0.1.0"
+
 __all__ = [
     "RULES",
     "Pruner",

@@ -13,6 +13,7 @@ from alite_jax.runs import parallel
 from alite_jax.runs.evaluation import Evaluator
 from alite_jax.runs.fit import Network, fit
 from alite_jax.runs.metrics import MetricWriter, read_metrics
+from alite_jax.runs.timings import Timings
 from alite_jax.sparsity.masks import dense_masks, init_masks
 from alite_jax.sparsity.methods import find_method
 from alite_jax.training.objective import Objective
@@ -65,7 +66,7 @@ def train(
     network = make_network(folder, config, model, alpha)
     evaluator = Evaluator(network.model, DATA, config.data.eval_batch_size)
     with MetricWriter(folder, tensorboard=False) as writer:
-        return fit(network, teacher, config, DATA, evaluator, writer)
+        return fit(network, teacher, config, DATA, evaluator, writer, Timings())
 
 
 def make_create(folder: Path, config: Any) -> Callable[[], Any]:

@@ -29,6 +29,7 @@ ALLOWED = {
     "allocator": set(),
     "errors": set(),
     "paths": {"errors"},
+    "provenance": set(),
     "registry": {"errors"},
     "schedules": set(),
     "trees": set(),
@@ -55,12 +56,13 @@ ALLOWED = {
     },
     "runs": {
         *("config", "counting", "data", "errors", "imports", "jax_settings", "models"),
-        *("paths", "sparsity", "structure", "training", "trees"),
+        *("paths", "provenance", "sparsity", "structure", "training", "trees"),
     },
     # What comes out of them.
     "pages": {"counting", "data", "errors", "models", "ops"},
     "deploy": {
-        *("data", "errors", "models", "ops", "pages", "paths", "structure", "trees"),
+        *("data", "errors", "models", "ops", "pages", "paths", "provenance"),
+        *("structure", "trees"),
     },
     "predict": {"compiled_programs", "data", "deploy", "errors", "paths"},
     "study": {"config", "errors", "paths", "runs"},

@@ -22,6 +22,7 @@ from alite_jax.runs.evaluation import Evaluator
 from alite_jax.runs.fit import fit
 from alite_jax.runs.metrics import MetricWriter
 from alite_jax.runs.networks import create_networks
+from alite_jax.runs.timings import Timings
 from alite_jax.sparsity.masks import apply_masks, count_nonzero, density, init_masks
 from alite_jax.sparsity.rewiring import rewire
 from alite_jax.structure import channels, units
@@ -382,7 +383,7 @@ def test_a_trained_student_has_the_macs_that_were_asked_for(
         _, student = create_networks(config, data, tmp_path)
     evaluator = Evaluator(student.model, data, config.data.eval_batch_size)
     with MetricWriter(tmp_path, tensorboard=False) as writer:
-        variables, _ = fit(student, None, config, data, evaluator, writer)
+        variables, _ = fit(student, None, config, data, evaluator, writer, Timings())
     compacted = compact(student.model, variables)
     if given == 1:
         assert compacted.model.widths == student.structure.chosen.widths

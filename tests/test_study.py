@@ -311,8 +311,41 @@ STUDIES = [
     *(f"epochs_cifar10_cpu.py:{epochs}" for epochs in ("3,6", "6,6", "6,12", "30,30")),
     *("recipe_cifar10_cpu.py", "recipe_cifar10_cpu.py:combined"),
     *("photographs_cpu.py", "cifar10.py", "cifar10.py:short"),
+    "cifar10_cpu_runtimes.py",
 ]
-WAITING = ("cifar10", "cifar10_short")  # For an accelerator.
+WAITING = ("cifar10", "cifar10_short", "cifar10_cpu_runtimes")
+
+
+def test_a_study_with_formats_exports_its_students_once(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    exported: list[str] = []
+
+    def export(config: Any, folder: Path, formats: tuple[str, ...]) -> None:
+        exported.append(f"{folder.parent.name} {' '.join(formats)}")
+        (folder / "export").mkdir()
+        (folder / "export" / "card.json").write_text('{"formats": {"mlir": {}}}')
+
+    def train(config: Any, folder: Path) -> dict[str, Any]:
+        folder.mkdir(parents=True, exist_ok=True)
+        return {}
+
+    for name in ("train", "train_teacher"):
+        monkeypatch.setattr(study_job, name, train)
+    monkeypatch.setattr(study_job, "export", export)
+    monkeypatch.setattr(study_job, "make_record", lambda run: {})
+    monkeypatch.setattr(study_job, "write_record", lambda *_: None)
+    monkeypatch.setattr(study_job, "publish", lambda *_: None)
+    monkeypatch.setattr(study_job, "_results", lambda *_: [])
+    study = dataclasses.replace(STUDY, formats=("mlir",))
+    for _ in range(2):
+        alite_jax.run_study(study, tmp_path / "runs", tmp_path / "results")
+    students = [run for run in study_runs(study, tmp_path) if run.name != "teacher"]
+    assert exported == [f"{run.name} mlir" for run in students]
+    with pytest.raises(ConfigError, match="unknown format 'onx'"):
+        alite_jax.run_study(
+            dataclasses.replace(STUDY, formats=("onx",)), tmp_path / "runs"
+        )
 
 
 def test_these_are_all_studies_of_the_project() -> None:

@@ -8,7 +8,13 @@ from PIL import Image
 
 from alite_jax.errors import ConfigError
 from alite_jax.pages.plot_style import space_out
-from alite_jax.pages.study_exports import best, export_table, front, row_exports
+from alite_jax.pages.study_exports import (
+    best,
+    export_table,
+    front,
+    row_exports,
+    runtime_table,
+)
 from alite_jax.pages.study_page import study_page, study_table
 from alite_jax.pages.study_plots import study_plots
 from alite_jax.pages.study_rows import RowResult
@@ -178,6 +184,32 @@ def test_the_table_of_files() -> None:
         "fast, 0, 0, 85.00 %, 5.00, 50,000, 20.0x, 4 M, 1.25, 4.00x, 10.00, 1.50x",
     ]
     assert row_exports(ROWS) == [] == export_table([])
+
+
+def test_the_table_of_runtimes() -> None:
+    record = make_export(0.91, 4.0, 6.0)
+    card = record["export"]
+    card["teacher"] |= {"program_bytes": 50_007, "macs": 8_000_000}
+    card["formats"] = {
+        "safetensors": {"bytes": 3},  # No program: nothing runs it.
+        "onnx": {
+            **{"accuracy": 0.9, "bytes": 200_000, "teacher_bytes": 100_000},
+            "milliseconds": {"student": {"1": 2.0}, "teacher": {"1": 1.0}},
+        },
+    }
+    rows = [*EXPORTED[:2], RowResult("both", "?", [record, record])]
+    head, *lines = [", ".join(cells) for cells in runtime_table(rows)]
+    assert head == (
+        "row, runs as, MACs, teacher / row, accuracy, teacher's, bytes, teacher / row,"
+        " ms, batch of 1, teacher / row, ms, batch of 64, teacher / row"
+    )
+    both = "both, {}, 4 M, 2.00x, {}, 90.00 %, {}"
+    assert lines == [
+        both.format("jax", "91.00 %", "50,007, 21.00x, 4.00, 1.50x, 10.00, 1.50x"),
+        both.format("onnx", "90.00 %", "200,000, 0.50x, 2.00, 0.50x, , "),
+    ]
+    assert "### In each runtime" in study_page("T", "D", "", rows)
+    assert runtime_table(EXPORTED) == []
 
 
 def test_the_best_file_and_those_that_none_beats() -> None:

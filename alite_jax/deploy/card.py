@@ -11,6 +11,7 @@ from alite_jax.pages.table import (
     markdown,
     worst_first,
 )
+from alite_jax.provenance import written_by
 
 _IMAGES = """\
 Images are uint8, 0 for black and 255 for white. `read_image` turns an image file \
@@ -85,10 +86,7 @@ def card_text(card: Mapping[str, Any]) -> str:
     ]
     if card["formats"]:
         paragraphs += [_FORMATS, "\n".join(markdown(_format_rows(card)))]
-    written = (
-        f"Written on {environment['date']} by alite_jax, {environment['version']}:"
-        f" `{environment['command']}`"
-    )
+    written = f"Written by {written_by(environment)}."
     return "\n\n".join([*paragraphs, _LOAD, written]) + "\n"
 
 

@@ -3,9 +3,7 @@
 import hashlib
 import json
 import os
-import shlex
 import shutil
-import time
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import replace
@@ -18,6 +16,7 @@ import numpy as np
 from ml_collections import ConfigDict
 
 from alite_jax.compiled_programs import keep_compiled_programs
+from alite_jax.data.digest import data_digest
 from alite_jax.data.pipeline import in_batches
 from alite_jax.data.sources import Array, Data
 from alite_jax.deploy import artefact
@@ -31,7 +30,6 @@ from alite_jax.deploy.program import (
     forward_of,
     milliseconds,
 )
-from alite_jax.deploy.provenance import version
 from alite_jax.deploy.runtimes import GRAPH, WEIGHTS, compiled
 from alite_jax.errors import ArtefactError
 from alite_jax.jax_settings import job
@@ -39,7 +37,6 @@ from alite_jax.jobs.command import Command
 from alite_jax.models.precision import bounds, logits_change
 from alite_jax.models.resnet import ResNet
 from alite_jax.paths import user_path
-from alite_jax.runs import parallel
 from alite_jax.runs.data import load_data
 from alite_jax.runs.evaluation import Evaluator
 from alite_jax.runs.fit import Network
@@ -47,7 +44,7 @@ from alite_jax.runs.folder import at_work, settled, write_whole
 from alite_jax.runs.given import Given
 from alite_jax.runs.networks import create_networks
 from alite_jax.runs.starts import compact_checked, compared_images
-from alite_jax.runs.summary import network_summary
+from alite_jax.runs.summary import environment, network_summary
 from alite_jax.structure.compact import widths_as_json
 from alite_jax.training.state import Variables
 
@@ -107,21 +104,15 @@ def export(
     given = Given(student, teacher)
     folder = user_path(workdir)
     config = settled(given.named(config), folder)
-    command = ["python", "launch.py", "--job=export", f"--workdir={os.fspath(workdir)}"]
-    command += [f"--values={values}", f"--multiple={multiple}"]
-    if formats:
-        command.append(f"--formats={','.join(formats)}")
     # A folder that is not there holds no run, and is not made by asking for one.
     with at_work(folder) if folder.is_dir() else nullcontext():
-        how = values, multiple, wanted
-        return _export(config, folder, how, shlex.join(command), given)
+        return _export(config, folder, (values, multiple, wanted), given)
 
 
 def _export(
     config: ConfigDict,
     folder: Path,
     how: tuple[str, int, Mapping[str, int | None]],
-    command: str,
     given: Given,
 ) -> dict[str, Any]:
     values, multiple, formats = how
@@ -238,13 +229,7 @@ def _export(
                 peers["teacher"] = known.read(theirs_written[name], theirs)
             found["milliseconds"] = _times(peers, images)
         card["formats"][name] = found
-    card["environment"] = {
-        "jax": jax.__version__,
-        "device": parallel.describe_devices(),
-        "date": time.strftime("%Y-%m-%d"),
-        "version": version(),
-        "command": command,
-    }
+    card["environment"] = environment(config) | {"data": data_digest(data)}
     write_whole(draft / artefact.CARD_TEXT, card_text(card))
     write_whole(draft / artefact.CARD, json.dumps(card, indent=2) + "\n")
     target = folder / "export"

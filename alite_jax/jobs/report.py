@@ -30,6 +30,7 @@ from alite_jax.pages.table import (
     UNKNOWN,
     card_rows,
     comparison_rows,
+    seconds_of,
 )
 from alite_jax.paths import user_path
 from alite_jax.runs.data import load_data
@@ -147,8 +148,8 @@ def _comparison(summary: Mapping[str, Any]) -> Section:
             COMPARISON_HEAD,
             *comparison_rows(summary),
             *(
-                [f"{name.replace('_', ' ')}, seconds", "", f"{seconds:,.0f}", ""]
-                for name, seconds in summary["seconds"].items()
+                [f"{name}, seconds", "", f"{seconds:,.0f}", ""]
+                for name, seconds in seconds_of(summary).items()
             ),
         ],
     )

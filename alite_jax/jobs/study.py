@@ -6,14 +6,16 @@ from pathlib import Path
 from typing import Any
 
 from alite_jax.compiled_programs import keep_compiled_programs
+from alite_jax.deploy.formats import parse_formats
 from alite_jax.errors import ConfigError, TrainingError, nearest
 from alite_jax.jax_settings import ask_for_determinism
 from alite_jax.jobs.command import Command
+from alite_jax.jobs.export import export
 from alite_jax.jobs.train import train, train_teacher
 from alite_jax.pages.study_page import study_page
 from alite_jax.pages.study_rows import RowResult
 from alite_jax.paths import user_path
-from alite_jax.runs.folder import write_whole
+from alite_jax.runs.folder import read_card, write_whole
 from alite_jax.runs.processes import by_first
 from alite_jax.study.declaration import TEACHER, Row, Study, get_study, study_runs
 from alite_jax.study.record import make_record, read_record, record_file, write_record
@@ -82,6 +84,7 @@ def run_study(
     folder = user_path(workdir)
     target = user_path(Path("results") / study.name if results is None else results)
     runs = study_runs(study, folder)
+    wanted = parse_formats(study.formats)  # What is not installed stops it here.
     if any(run.config.compute.deterministic for run in runs):
         ask_for_determinism()
     chosen = _choose(study, runs, rows)
@@ -89,7 +92,17 @@ def run_study(
     if records:
         publish(study, records, target)
     failures = []
-    for run, result in train_runs(study.name, chosen, _train):
+
+    def make(run: Run) -> dict[str, Any]:
+        if run.name == TEACHER:
+            return train_teacher(run.config, run.folder)
+        summary = train(run.config, run.folder)
+        written = (read_card(run.folder) or {}).get("formats", {})
+        if not set(wanted) <= set(written):
+            export(run.config, run.folder, formats=study.formats)
+        return summary
+
+    for run, result in train_runs(study.name, chosen, make):
         if isinstance(result, TrainingError):
             failures.append(f"{run.name}, seed {run.seed}: {result}")
             continue
@@ -103,10 +116,6 @@ def run_study(
             f"{len(failures)} of {len(chosen)} runs failed: " + "; ".join(failures)
         )
     return {row.name: list(row.records) for row in _results(study, records)}
-
-
-def _train(run: Run) -> dict[str, Any]:
-    return (train_teacher if run.name == TEACHER else train)(run.config, run.folder)
 
 
 @by_first

@@ -2,7 +2,6 @@
 
 import os
 import sys
-import time
 from contextlib import AbstractContextManager, nullcontext
 from functools import partial
 from pathlib import Path
@@ -35,6 +34,7 @@ from alite_jax.runs.networks import create_networks
 from alite_jax.runs.processes import is_first, say
 from alite_jax.runs.summary import compare, network_summary, write_summary
 from alite_jax.runs.teachers import check_answers, open_table, write_weights
+from alite_jax.runs.timings import Timings
 from alite_jax.sparsity.masks import nominal_density, pruning_rules
 from alite_jax.training.rewire import check_rewiring_steps, rewiring_steps
 
@@ -89,7 +89,7 @@ def train(
     given = Given(student, teacher, optimizer)
     folder = user_path(workdir)
     config = settled(given.named(config), folder)
-    with at_work(folder):
+    with at_work(folder), Timings() as timings:
         claim(folder, config)
         finished = read_summary(folder)
         if finished and "student" in finished:
@@ -98,7 +98,8 @@ def train(
             return finished
 
         # What would stop the student must not wait until the teacher is trained.
-        data = load_data(config, folder)
+        with timings.spent("reading"):
+            data = load_data(config, folder)
         record_spec(folder, data.spec)
         steps_per_epoch = max(1, len(data.train) // config.data.batch_size)
         check_rewiring_steps(config, rewiring_steps(config, steps_per_epoch))
@@ -113,11 +114,10 @@ def train(
             print(_announcement(config, data, folder, *networks), file=sys.stderr)
 
         # The teacher, then the student, which learns from it while it is pruned.
-        started = time.monotonic()
         seconds: dict[str, float] = {}
         frozen = None
         taught, learner = networks
-        with _open_writer(config, folder) as writer:
+        with timings.spent("training"), _open_writer(config, folder) as writer:
             if taught is not None:
                 if given_teacher(config):
                     numbers = taught.restore(data.image_shape)
@@ -125,23 +125,26 @@ def train(
                         check_answers(taught, data)
                 else:
                     numbers, seconds["teacher_training"] = fit(
-                        taught, None, config, data, evaluators["teacher"], writer
+                        *(taught, None, config, data),
+                        *(evaluators["teacher"], writer, timings),
                     )
-                    write_weights(folder, taught, numbers, data)
+                    with timings.spent("writing"):
+                        write_weights(folder, taught, numbers, data)
                 frozen = (taught.model, numbers)
             variables, seconds["student_training"] = fit(
-                learner, frozen or table, config, data, evaluators["student"], writer
+                *(learner, frozen or table, config, data),
+                *(evaluators["student"], writer, timings),
             )
 
         summarize = partial(network_summary, data=data)
-        results = compare(
-            summarize(taught, frozen[1], evaluators["teacher"])
-            if taught is not None and frozen is not None
-            else None,
-            summarize(learner, variables, evaluators["student"]),
-        )
-        seconds["this_process"] = time.monotonic() - started
-        summary = write_summary(folder, config, data.spec.name, results, seconds)
+        with timings.spent("evaluating"):
+            results = compare(
+                summarize(taught, frozen[1], evaluators["teacher"])
+                if taught is not None and frozen is not None
+                else None,
+                summarize(learner, variables, evaluators["student"]),
+            )
+        summary = write_summary(folder, config, data, results, seconds, timings)
     say(comparison_table(summary))
     return summary
 
@@ -180,27 +183,27 @@ def train_teacher(
             f"{field} is {flatten(config)[field]}, whose teacher needs no training; set"
             " it to '' to train another one"
         )
-    with at_work(folder):
+    with at_work(folder), Timings() as timings:
         claim(folder, config)
         if finished := read_summary(folder):
             return finished
-        data = load_data(config, folder)
+        with timings.spent("reading"):
+            data = load_data(config, folder)
         record_spec(folder, data.spec)
         teacher, _ = create_networks(config, data, folder)
         assert teacher is not None
         evaluator = Evaluator(teacher.model, data, config.data.eval_batch_size)
-        started = time.monotonic()
-        with _open_writer(config, folder) as writer:
-            variables, training = fit(teacher, None, config, data, evaluator, writer)
-        write_weights(folder, teacher, variables, data)
-        found = network_summary(teacher, variables, evaluator, data)
-        seconds = {
-            "teacher_training": training,
-            "this_process": time.monotonic() - started,
-        }
-        return write_summary(
-            folder, config, data.spec.name, {"teacher": found}, seconds
-        )
+        with timings.spent("training"), _open_writer(config, folder) as writer:
+            variables, training = fit(
+                teacher, None, config, data, evaluator, writer, timings
+            )
+        with timings.spent("writing"):
+            write_weights(folder, teacher, variables, data)
+        with timings.spent("evaluating"):
+            found = network_summary(teacher, variables, evaluator, data)
+        seconds = {"teacher_training": training}
+        results = {"teacher": found}
+        return write_summary(folder, config, data, results, seconds, timings)
 
 
 def _open_writer(config: ConfigDict, folder: Path) -> AbstractContextManager[Any]:

@@ -1,6 +1,6 @@
 """What the students of a study are as files: their sizes and their measured speed."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from statistics import fmean
 from typing import Any, NamedTuple
 
@@ -100,6 +100,71 @@ def export_table(exports: Sequence[RowExport]) -> list[list[str]]:
             line += [f"{ours:.2f}", f"{teacher.milliseconds[batch] / ours:.2f}x"]
         lines.append(line)
     return lines
+
+
+def runtime_table(rows: Sequence[RowResult]) -> list[list[str]]:
+    """Returns head and cells, a line for each program of each row; [] without any.
+
+    JAX's has a line only beside another runtime's.
+    """
+    lines = []
+    for row in rows:
+        cards = [card for card in row.exports if _programs(card)]
+        for name in _programs(cards[0]) if cards else ():
+            lines.append([row.name, name, *_runtime_cells(name, cards)])
+    if not lines:
+        return []
+    head = ["row", "runs as", "MACs", "teacher / row", "accuracy", "teacher's"]
+    head += ["bytes", "teacher / row"]
+    for batch in ("1", "64"):
+        head += [f"ms, batch of {batch}", "teacher / row"]
+    return [head, *lines]
+
+
+def _programs(card: Mapping[str, Any]) -> list[str]:
+    """The formats of a card that are timed programs, after JAX's if there are any."""
+    timed = [
+        name
+        for name, found in card.get("formats", {}).items()
+        if "milliseconds" in found
+    ]
+    return ["jax", *timed] if timed else []
+
+
+def _runtime_cells(name: str, cards: Sequence[Mapping[str, Any]]) -> list[str]:
+    """Means over the seeds of a row."""
+    teacher = fmean(card["teacher"]["macs"] for card in cards)
+    macs = fmean(card["macs"] for card in cards)
+    found = [
+        _as_format(card) if name == "jax" else card["formats"][name] for card in cards
+    ]
+    cells = [f"{macs / 1e6:.3g} M", f"{teacher / macs:.2f}x"]
+    cells.append(f"{100 * fmean(each['accuracy'] for each in found):.2f} %")
+    theirs = fmean(card["teacher"]["accuracy"] for card in cards)
+    cells.append(f"{100 * theirs:.2f} %")
+    ours = fmean(each["bytes"] for each in found)
+    theirs = fmean(each["teacher_bytes"] for each in found)
+    cells += [f"{ours:,.0f}", f"{theirs / ours:.2f}x"]
+    for batch in ("1", "64"):
+        times = [each["milliseconds"] for each in found]
+        if not all(batch in time["student"] for time in times):
+            cells += ["", ""]
+            continue
+        ours = fmean(time["student"][batch] for time in times)
+        theirs = fmean(time["teacher"][batch] for time in times)
+        cells += [f"{ours:.2f}", f"{theirs / ours:.2f}x"]
+    return cells
+
+
+def _as_format(card: Mapping[str, Any]) -> dict[str, Any]:
+    """JAX's files as the card has those of the other formats."""
+    teacher = card["teacher"]
+    return {
+        "accuracy": card["accuracy"],
+        "bytes": sum(card["bytes"].values()),
+        "teacher_bytes": teacher["bytes"] + teacher["program_bytes"],
+        "milliseconds": card["milliseconds"],
+    }
 
 
 def best(exports: Sequence[RowExport], batch: str) -> RowExport | None:

@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from statistics import fmean
 
-from alite_jax.pages.study_exports import export_table, row_exports
+from alite_jax.pages.study_exports import export_table, row_exports, runtime_table
 from alite_jax.pages.study_rows import RowResult
 from alite_jax.pages.table import markdown
 
@@ -16,6 +16,11 @@ Several seeds are given as their mean and, in brackets, the lowest and the highe
 `teacher / row` compares non-zero parameters. Seconds are those of the training, without
 evaluations; a sum starts with what the row starts from. A student's do not contain its
 teacher's."""
+_RUNTIMES = """\
+What must be shipped, weights and program, and milliseconds on one thread, in turns with
+the teacher, exported to the same format. `teacher / row` above 1 means that the student
+is smaller, or faster. ONNX and LiteRT programs have their weights within; `jax` is
+`weights.alite` with `graph.stablehlo`."""
 _FILES = """\
 Students exported by `python launch.py --job=export --workdir=RUN`: packed weights and
 the accuracy with these, MACs after compaction, and milliseconds beside the teacher,
@@ -50,6 +55,8 @@ def study_page(
     if exports := row_exports(rows):
         cards = [card["environment"] for row in rows for card in row.exports]
         parts += ["## As files", _table(export_table(exports)), _FILES]
+        if runtimes := runtime_table(rows):
+            parts += ["### In each runtime", _table(runtimes), _RUNTIMES]
         parts.append(_provenance([card["date"] for card in cards], cards, "export"))
     parts += ["## What each row answers, and how to run it", _questions(rows, command)]
     return "\n\n".join(parts) + "\n"

@@ -47,11 +47,16 @@ def comparison_table(summary: Mapping[str, Any]) -> str:
         f"student: {student['name']} at density {_percent(student['density'])}",
     ]
     rows = [COMPARISON_HEAD, *comparison_rows(summary)]
-    times = [
-        [name.replace("_", " "), f"{seconds:,.1f} s"]
-        for name, seconds in summary["seconds"].items()
-    ]
+    times = [[name, f"{s:,.1f} s"] for name, s in seconds_of(summary).items()]
     return "\n".join([*head, "", *aligned(rows), "", *aligned(times)]).rstrip()
+
+
+def seconds_of(summary: Mapping[str, Any]) -> dict[str, float]:
+    """What took the time, in words, the parts of a process indented below it."""
+    seconds = dict(summary["seconds"])
+    parts = seconds.pop("of_this_process", {})  # Not in summaries from before.
+    found = {name.replace("_", " "): s for name, s in seconds.items()}
+    return found | {f"  {name}": s for name, s in parts.items()}
 
 
 def comparison_rows(summary: Mapping[str, Any]) -> list[list[str]]:

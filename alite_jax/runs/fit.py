@@ -29,6 +29,7 @@ from alite_jax.runs.metrics import MetricWriter, NoWriter
 from alite_jax.runs.processes import is_first
 from alite_jax.runs.progress import Progress
 from alite_jax.runs.step_metrics import StepMetrics
+from alite_jax.runs.timings import Timings
 from alite_jax.runs.trace import Trace
 from alite_jax.sparsity.masks import density as density_of
 from alite_jax.sparsity.masks import layer_densities, prunes
@@ -126,6 +127,7 @@ def fit(
     data: Data,
     evaluator: Evaluator,
     writer: MetricWriter | NoWriter,
+    timings: Timings,
 ) -> tuple[Variables, float]:
     """Trains to the end, resuming from the newest whole checkpoint.
 
@@ -142,6 +144,7 @@ def fit(
         data: what to train on.
         evaluator: of this network's model, called after each epoch.
         writer: takes the metrics.
+        timings: takes what the time goes into.
 
     Returns:
         The trained network on the host, and the seconds that its training took, over
@@ -262,7 +265,7 @@ def fit(
         closing(trace),
     ):
         started = time.monotonic() - seconds
-        for done, batch in on_devices:
+        for done, batch in timings.each("reading", on_devices):
             if view_step:
                 batch = view_step(batch)
             run = trace.annotate(done, train_step)
@@ -280,7 +283,8 @@ def fit(
                 progress.update(step, means)
             if ends_epoch:
                 paused = time.monotonic()
-                evaluation = evaluator(state.variables)
+                with timings.spent("evaluating"):
+                    evaluation = evaluator(state.variables)
                 writer.write(step, evaluation, prefix=network.phase)
                 shown = {name: means[name] for name in ("loss", "accuracy", "density")}
                 progress.epoch(step // steps_per_epoch, epochs, shown | evaluation)
@@ -298,7 +302,8 @@ def fit(
                     kept = {f"density/{layer}": kept[layer] for layer in kept}
                     writer.write(step, kept, prefix=network.phase)
                 extra = {"seconds": seconds, "open_steps": step_metrics.open_steps()}
-                background.save(step, host_state, extra=extra)
+                with timings.spent("writing"):
+                    background.save(step, host_state, extra=extra)
             if stops:
                 background.wait()
                 raise interruption.error(network.phase, step, checkpoints.directory)

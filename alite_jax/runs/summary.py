@@ -1,20 +1,24 @@
 """What a run found: its networks, how they compare, and the file that ends it."""
 
 import json
+import os
 from pathlib import Path
 from typing import Any
 
-import jax
 from ml_collections import ConfigDict
 
 from alite_jax.config.run_config import recorded
 from alite_jax.counting.cost import network_cost
+from alite_jax.data.digest import data_digest
 from alite_jax.data.sources import Data
 from alite_jax.jax_settings import is_deterministic
+from alite_jax.models.precision import computing_dtype
+from alite_jax.provenance import provenance
 from alite_jax.runs import parallel
 from alite_jax.runs.evaluation import Evaluator
 from alite_jax.runs.fit import Network
 from alite_jax.runs.folder import write_whole
+from alite_jax.runs.timings import Timings
 from alite_jax.sparsity.masks import density
 from alite_jax.training.state import Variables
 
@@ -59,24 +63,44 @@ def compare(teacher: dict[str, Any] | None, student: dict[str, Any]) -> dict[str
     }
 
 
+def environment(config: ConfigDict) -> dict[str, Any]:
+    """What a job computed with: `provenance`, and the devices with their settings.
+
+    `flags` are those of XLA and of libtpu, "" without any.
+    """
+    flags = (os.environ.get(name, "") for name in ("XLA_FLAGS", "LIBTPU_INIT_ARGS"))
+    return {
+        **provenance(),
+        "device": parallel.describe_devices(),
+        "deterministic": is_deterministic(),
+        "precision": computing_dtype(config.compute.dtype).name,
+        "matmul_precision": config.compute.matmul_precision,
+        "flags": " ".join(filter(None, flags)),
+    }
+
+
 def write_summary(
     folder: Path,
     config: ConfigDict,
-    dataset: str,
+    data: Data,
     results: dict[str, Any],
     seconds: dict[str, float],
+    timings: Timings,
 ) -> dict[str, Any]:
     """Writes `summary.json`, which ends a run, and returns its content."""
+    with timings.spent("reading"):
+        digest = data_digest(data)
+    parts = timings.seconds()
     summary = {
-        "dataset": dataset,
+        "dataset": data.spec.name,
         "seed": config.seed,
         **results,
-        "seconds": seconds,
-        "environment": {
-            "jax": jax.__version__,
-            "device": parallel.describe_devices(),
-            "deterministic": is_deterministic(),
+        "seconds": {
+            **seconds,
+            "this_process": sum(parts.values()),
+            "of_this_process": parts,
         },
+        "environment": environment(config) | {"data": digest},
         "config": recorded(config, folder).to_dict(),
     }
     write_whole(folder / "summary.json", json.dumps(summary, indent=2) + "\n")

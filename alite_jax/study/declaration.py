@@ -23,6 +23,9 @@ TEACHER = "teacher"  # the row that every study has without declaring it
 # All rows have these in common, so that only students are compared.
 _SHARED = ("seed", "data.", "teacher.", "student.init_workdir")
 
+# Folders of a machine, which no published command has.
+_MACHINE = ("data.data_dir", "data.manual_dir")
+
 
 @dataclass(frozen=True)
 class Row:
@@ -54,6 +57,8 @@ class Study:
         rows: by name, in the order of the table.
         overrides: on the configuration, for all rows.
         seeds: of the rows that have none of their own.
+        formats: in which each student is exported besides; see `alite_jax.export`.
+            Without any, students are not exported.
         command: the command line that runs it, "" if there is none.
     """
 
@@ -64,6 +69,7 @@ class Study:
     rows: Mapping[str, Row]
     overrides: Overrides = ()
     seeds: tuple[int, ...] = (0,)
+    formats: tuple[str, ...] = ()
     command: str = ""
 
     def seeds_of(self, row: str) -> tuple[int, ...]:
@@ -93,11 +99,15 @@ def get_study(name_or_path: str, overrides: Sequence[str] = ()) -> Study:
     """
     name, _, argument = str(name_or_path).partition(":")
     study = call_file("study", name, argument, Study)
-    # The command goes into files that are published: no folders of this machine.
+    # The command goes into files that are published.
     shown = Path(name).name if user_path(name).is_absolute() else name
     shown += f":{argument}" if argument else ""
     words = ["python launch.py --job=study", f"--study={shlex.quote(shown)}"]
-    words += [shlex.quote(f"--config.{text}") for text in overrides]
+    words += [
+        shlex.quote(f"--config.{text}")
+        for text in overrides
+        if text.partition("=")[0] not in _MACHINE
+    ]
     own = study.overrides
     parts = [own] if isinstance(own, str | Mapping) else own
     return replace(study, overrides=(*parts, *overrides), command=" ".join(words))
