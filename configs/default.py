@@ -214,6 +214,8 @@ def get_config() -> ConfigDict:
     # Steps of each network whose trace goes into the folder `profile` of the workdir,
     # after ten others; 0 traces none.
     logging.profile_steps = 0
+    # A sentence that is printed, and reported, with the run's result.
+    logging.note = ""
     # Whether TensorBoard events are written to the workdir too.
     logging.tensorboard = True
 

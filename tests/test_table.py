@@ -58,6 +58,21 @@ def test_a_larger_and_better_student() -> None:
     assert table.endswith("39.4x smaller")
 
 
+def test_a_note_is_the_last_line() -> None:
+    note = {"config": {"logging": {"note": "Means nothing."}}}
+    assert comparison_table(SUMMARY | note) == f"{TABLE}\n\nMeans nothing."
+
+
+def test_the_parts_of_a_process_are_below_it() -> None:
+    seconds = {"this_process": 10.0, "of_this_process": {"reading": 4.0, "other": 6.0}}
+    lines = comparison_table(SUMMARY | {"seconds": seconds}).splitlines()[-3:]
+    assert lines == [
+        "this process  10.0 s",
+        "  reading      4.0 s",
+        "  other        6.0 s",
+    ]
+
+
 def test_an_export_beside_its_teacher() -> None:
     teacher = SUMMARY["teacher"] | {"nonzero_macs": 1_304_694_794}
     teacher |= {"bytes": 94_000_000, "program_bytes": 50_000}

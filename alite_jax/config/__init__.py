@@ -57,8 +57,8 @@ ARGUMENTS: dict[str, tuple[str, ...]] = {
     "seed": ("seed",),
 }
 
-# `smoke` runs all of it (teacher, joint pass, one rewiring) in about a minute on
-# 2 cores, most of which is compilation; its figures mean nothing.
+# `smoke` runs all of it (teacher, joint pass, one rewiring) in a minute or two on
+# 2 cores, most of which is compilation.
 SMOKE: dict[str, Any] = {
     "data.batch_size": 64,
     "data.eval_batch_size": 64,
@@ -70,6 +70,7 @@ SMOKE: dict[str, Any] = {
     "student.epochs": 2,
     "student.optimizer.warmup_epochs": 0.5,
     "logging.every_steps": 2,
+    "logging.note": "This was a smoke run, so small that its figures mean nothing.",
 }
 
 

@@ -48,7 +48,9 @@ def comparison_table(summary: Mapping[str, Any]) -> str:
     ]
     rows = [COMPARISON_HEAD, *comparison_rows(summary)]
     times = [[name, f"{s:,.1f} s"] for name, s in seconds_of(summary).items()]
-    return "\n".join([*head, "", *aligned(rows), "", *aligned(times)]).rstrip()
+    note = summary.get("config", {}).get("logging", {}).get("note", "")
+    lines = [*head, "", *aligned(rows), "", *aligned(times), "", note]
+    return "\n".join(lines).rstrip()
 
 
 def seconds_of(summary: Mapping[str, Any]) -> dict[str, float]:
