@@ -15,9 +15,11 @@ from tiny import run_command, tiny_config
 import alite_jax
 from alite_jax.errors import CheckpointError
 from alite_jax.pages import run_plots
-from alite_jax.pages.class_sections import accuracy_of_classes, confusion
+from alite_jax.pages.class_sections import class_sections
 from alite_jax.pages.plot_style import STYLE
+from alite_jax.pages.provenance import environment_rows, provenance
 from alite_jax.pages.report_page import Section, report_page
+from alite_jax.sparsity.mask_matrices import mask_matrices, shrunk
 
 pytestmark = pytest.mark.usefixtures("models")
 
@@ -52,7 +54,7 @@ def test_the_page_of_a_run(
     for title in (
         *(
             "Teacher and student",
-            "Accuracy of each class",
+            "Classes",
             "Learning",
             "Density of each layer",
             "Masks",
@@ -101,42 +103,96 @@ def test_pictures_of_anything(monkeypatch: pytest.MonkeyPatch) -> None:
     assert picture.startswith(b"\x89PNG")
 
 
-def summary_of(teacher: list[Any], student: list[Any]) -> dict[str, Any]:
-    return {
-        name: {"class_accuracy": {f"c{i}": x for i, x in enumerate(accuracies)}}
-        for name, accuracies in (("teacher", teacher), ("student", student))
-    }
+def sections_of(counts: np.ndarray, teacher: Any = None) -> list[Section]:
+    names = [f"c{i}" for i in range(len(counts))]
+    known = None if teacher is None else dict(zip(names, teacher, strict=True))
+    summary = {"teacher": None if known is None else {"class_accuracy": known}}
+    return class_sections(summary, counts, names)
 
 
-def test_the_accuracy_of_few_classes() -> None:
-    (section,) = accuracy_of_classes(summary_of([1, 0.5, None], [0.75, 0.5, None]))
-    assert [row[0] for row in section.rows] == ["class", "c1", "c0"]
-    assert "Without evaluation images: c2." in section.text
-    assert not section.folded
-    # A summary from before says nothing of it.
-    assert accuracy_of_classes({"teacher": {}, "student": {}}) == []
+def test_a_table_of_few_classes(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(STYLE, "savefig.dpi", 20)  # Larger ones take longer.
+    counts = np.array([[3, 1, 0], [0, 1, 3], [0, 0, 0]])
+    table, matrix = sections_of(counts, [1.0, 0.5, None])
+    assert table.rows == [
+        [
+            *("class", "images", "teacher", "student", "change"),
+            "most frequent mistake of the student",
+        ],
+        ["c1", "4", "50.00 %", "25.00 %", "-25.00 points", "c2 (3)"],
+        ["c0", "4", "100.00 %", "75.00 %", "-25.00 points", "c1 (1)"],
+    ]
+    assert "Without evaluation images: c2." in table.text
+    assert not table.folded
+    assert matrix.title == "Confusion matrix" and matrix.picture
+    # Without a teacher, and in a summary from before, the student is there alone.
+    assert sections_of(counts)[0].rows[1] == ["c1", "4", "-", "25.00 %", "", "c2 (3)"]
 
 
-def test_the_accuracy_of_many_classes() -> None:
-    accuracies = [i / 200 for i in range(200)]
-    (section,) = accuracy_of_classes(summary_of(accuracies, accuracies))
-    shown = [row[0] for row in section.rows]
-    worst, best = ([f"c{i}" for i in part] for part in (range(10), range(190, 200)))
-    assert shown == ["class", *worst, "180 more", *best]
-    lines = section.folded.splitlines()
-    assert len(lines) == 201 and lines[101].startswith("c100 ")
-    (section,) = accuracy_of_classes(summary_of(accuracies[:20], accuracies[:20]))
-    assert len(section.rows) == 21 and not section.folded
-
-
-def test_the_mistakes_of_many_classes(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_table_of_many_classes(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(STYLE, "savefig.dpi", 20)
     counts = 50 * np.eye(200, dtype=int)
     counts[3, 4], counts[150, 7] = 2, 9
-    section = confusion(counts, [f"c{i}" for i in range(200)])
-    assert section.rows[1:] == [["c150", "c7", "9 of 59"], ["c3", "c4", "2 of 52"]]
-    assert section.picture
-    assert not confusion(counts[:20, :20], [f"c{i}" for i in range(20)]).rows
+    table, matrix = sections_of(counts, [1.0] * 200)
+    assert [row[0] for row in table.rows[:4]] == ["class", "c150", "c3", "c0"]
+    assert table.rows[1][1:] == ["59", "100.00 %", "84.75 %", "-15.25 points", "c7 (9)"]
+    assert len(table.rows) == 22 and table.rows[11][0] == "180 more"
+    assert len(table.folded.splitlines()) == 201
+    assert "by label from 0" in matrix.text
+    few = sections_of(counts[:20, :20], [1.0] * 20)[0]
+    assert len(few.rows) == 21 and not few.folded
+
+
+def test_losses_that_are_the_same_quantity_are_compared() -> None:
+    records = [
+        {"phase": phase, "step": step, "loss": 9.0, "task_loss": loss}
+        for phase, loss in (("teacher", 1.0), ("student", 2.0))
+        for step in (1, 2)
+    ]
+    drawn = run_plots.curves(records).axes[0].lines
+    assert [line.get_ydata().tolist() for line in drawn] == [[1.0, 1.0], [2.0, 2.0]]
+
+
+def test_what_is_known_of_where_a_run_comes_from() -> None:
+    before = {"jax": "0.10.2", "device": "2 CPU cores"}
+    assert provenance(before) == "Trained on 2 CPU cores, jax 0.10.2."
+    known = {"version": "0.1.0", "commit": "abc", "command": "alite train"}
+    assert provenance({**before, **known, "date": "2026-11-27"}) == (
+        "Trained 2026-11-27 with alite_jax 0.1.0 (commit abc) on 2 CPU cores,"
+        " jax 0.10.2, by `alite train`."
+    )
+    assert provenance({}) == "Trained."
+    assert environment_rows({"a_b": 1}) == [["", "value"], ["a b", "1"]]
+    assert environment_rows({}) == []
+
+
+def test_a_long_name_keeps_its_ends() -> None:
+    masks = {"encoder/" * 9 + "query": np.ones((4, 8), bool)}
+    title = run_plots.masks(masks).axes[0].get_title(loc="left").splitlines()[0]
+    assert len(title) == 28 and title.startswith("encoder/") and title.endswith("query")
+
+
+def test_a_mask_is_drawn_small() -> None:
+    mask = np.array([[True, True, False, False], [True, False, False, False]])
+    assert shrunk(mask, 4).tolist() == [[0, 0, 255, 255], [0, 255, 255, 255]]
+    assert shrunk(mask, 2).tolist() == [[0, 255], [128, 255]]
+    assert shrunk(np.ones((5, 7), bool), 3).tolist() == [[0] * 3] * 3
+
+
+def test_the_masks_to_look_at_come_from_everywhere() -> None:
+    tree = {
+        f"stage{i}_block1": {
+            "expand": {"kernel": np.ones((2, 3), bool)},
+            "spatial": {"query": {"kernel": np.ones((1, 1, 2, 3), bool)}},
+        }
+        for i in (1, 2, 3)
+    } | {"norm": np.True_}
+    found = mask_matrices(tree, 3)
+    assert [path.split("_")[0] for path in found] == ["stage1", "stage2", "stage3"]
+    assert {mask.shape for mask in found.values()} == {(2, 3)}
+    assert len(mask_matrices(tree, 9)) == 6
+    assert mask_matrices({"norm": np.True_}, 3) == {}
+    assert list(mask_matrices({"a": np.ones((2, 3), bool)}, 3)) == ["a"]
 
 
 @pytest.mark.slow

@@ -7,7 +7,7 @@ import pytest
 from PIL import Image
 
 from alite_jax.errors import ConfigError
-from alite_jax.pages.plot_style import space_out
+from alite_jax.pages.plot_style import Point, space_out, with_front
 from alite_jax.pages.study_exports import (
     best,
     export_table,
@@ -17,7 +17,7 @@ from alite_jax.pages.study_exports import (
 )
 from alite_jax.pages.study_page import study_page, study_table
 from alite_jax.pages.study_plots import study_plots
-from alite_jax.pages.study_rows import RowResult
+from alite_jax.pages.study_rows import RowResult, line_styles
 
 
 def make_record(
@@ -136,6 +136,21 @@ def test_labels_are_moved_apart() -> None:
     assert space_out([8.5, 9.0, 9.0], 1.0, 0.0, 9.0) == [7.0, 8.0, 9.0]
     assert space_out([-3.0], 1.0, 0.0, 9.0) == [0.0]
     assert space_out([], 1.0, 0.0, 9.0) == []
+
+
+def test_points_that_none_beats_in_both() -> None:
+    places = {"a": (1, 5), "b": (1, 6), "c": (2, 6), "d": (3, 7), "e": (4, 2)}
+    points = [Point(x, y, name, "black") for name, (x, y) in places.items()]
+    assert [p.name for p in with_front(points) if p.front] == ["b", "d"]
+
+
+def test_many_rows_look_different() -> None:
+    rows = [RowResult(f"row{i}", "?", [make_record(density=0.1)]) for i in range(35)]
+    styles = line_styles(rows)
+    for look in ([(c, line) for c, line, _ in styles], [(c, m) for c, _, m in styles]):
+        assert len(set(look)) == 35
+    for _, image in study_plots(rows).values():
+        assert len(image) < 200_000
 
 
 def test_a_row_needs_records() -> None:

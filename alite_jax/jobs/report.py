@@ -1,7 +1,7 @@
 """The job `report`: one page about a finished run, with nothing left to look up."""
 
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -22,8 +22,9 @@ from alite_jax.jobs.command import Command
 from alite_jax.models.model import Model
 from alite_jax.pages import run_plots
 from alite_jax.pages.attention_maps import attention_maps
-from alite_jax.pages.class_sections import accuracy_of_classes, confusion
+from alite_jax.pages.class_sections import class_sections
 from alite_jax.pages.cost_table import networks_table
+from alite_jax.pages.provenance import environment_rows, provenance
 from alite_jax.pages.report_page import Section, report_page
 from alite_jax.pages.table import (
     COMPARISON_HEAD,
@@ -38,6 +39,7 @@ from alite_jax.runs.folder import read_card, read_summary, settled, write_whole
 from alite_jax.runs.given import Given
 from alite_jax.runs.metrics import read_metrics
 from alite_jax.runs.networks import create_networks
+from alite_jax.sparsity.mask_matrices import mask_matrices
 from alite_jax.training.state import Variables
 from alite_jax.trees import named_leaves
 
@@ -92,30 +94,31 @@ def report(
     model, variables = network.model, network.restore(data.image_shape)
     records = read_metrics(folder)
     costs = configured_costs(config, data.spec, student, teacher)
-    environment = summary["environment"]
+    environment = summary.get("environment", {})
     page = report_page(
         f"{summary['student']['name']} on {summary['dataset']}",
-        f"Seed {summary['seed']}; {len(data.evaluation):,} evaluation images; trained"
-        f" on {environment['device']} with jax {environment['jax']}.",
+        f"{provenance(environment)} Seed {summary['seed']},"
+        f" {len(data.evaluation):,} evaluation images.",
         _figures(summary),
         [
             _comparison(summary),
-            *accuracy_of_classes(summary),
             Section(
                 "Learning",
                 "The teacher, if it was trained in this run, and the student, which is"
-                " distilled while it is pruned.",
+                " distilled while it is pruned. The task loss, which both have, is the"
+                f" cross-entropy with the labels{_smoothed(config)}.",
                 run_plots.draw(run_plots.curves, records),
             ),
             *_layers(records, variables),
             *_attention(model, variables, data),
-            *_predictions(model, variables, data, data.spec.class_names),
+            *_predictions(model, variables, data, summary),
             Section(
                 "Cost of each layer",
                 "Parameters, MACs and bytes of one image, masks as the density says.",
                 folded=networks_table(*costs, "table"),
             ),
             *_export(read_card(folder)),
+            Section("Environment", rows=environment_rows(environment)),
             Section("Configuration", folded=to_json(config)),
         ],
     )
@@ -138,6 +141,16 @@ def _figures(summary: Mapping[str, Any]) -> list[tuple[str, str]]:
     ]
 
 
+def _smoothed(config: ConfigDict) -> str:
+    """That targets were smoothed, which the curves of both are not alike by."""
+    shares = {
+        phase: config[phase].optimizer.label_smoothing
+        for phase in ("teacher", "student")
+    }
+    told = [f"{share:g} of the {phase}'s" for phase, share in shares.items() if share]
+    return f", smoothed by {' and '.join(told)} targets" if told else ""
+
+
 def _comparison(summary: Mapping[str, Any]) -> Section:
     teacher, student = summary["teacher"] or UNKNOWN, summary["student"]
     return Section(
@@ -157,18 +170,9 @@ def _comparison(summary: Mapping[str, Any]) -> Section:
 
 def _layers(records: run_plots.Records, variables: Variables) -> list[Section]:
     """Densities and masks, for a student that is pruned."""
-    pruned = {
-        path.removesuffix("/kernel"): np.reshape(mask, (-1, np.shape(mask)[-1]))
-        for path, mask in named_leaves(variables["masks"])
-        if np.ndim(mask) > 0
-    }
-    if not pruned:
+    shown = mask_matrices(variables["masks"], 8)
+    if not shown:
         return []
-    # Of this project's networks, the matrices of the blocks.
-    kernels = {name: m for name, m in pruned.items() if "stage" in name} or pruned
-    # Eight of them, from everywhere in the network.
-    names = [name for name in kernels if name.endswith(("query", "value", "expand"))]
-    names = (names or list(kernels))[:: max(1, len(names) // 8)][:8]
     return [
         Section(
             "Density of each layer",
@@ -178,7 +182,7 @@ def _layers(records: run_plots.Records, variables: Variables) -> list[Section]:
         Section(
             "Masks",
             "Inputs downwards, outputs to the right; kept weights are black.",
-            run_plots.draw(run_plots.masks, {name: kernels[name] for name in names}),
+            run_plots.draw(run_plots.masks, shown),
         ),
     ]
 
@@ -205,9 +209,10 @@ def _attention(model: Model, variables: Variables, data: Data) -> list[Section]:
 
 
 def _predictions(
-    model: Model, variables: Variables, data: Data, classes: Sequence[str]
+    model: Model, variables: Variables, data: Data, summary: Mapping[str, Any]
 ) -> list[Section]:
     """Correct and wrong predictions of evaluation images, and how many of each."""
+    classes = data.spec.class_names
     images, labels = data.evaluation.images, np.asarray(data.evaluation.labels)
     forward = jax.jit(partial(forward_of(model, data.spec), variables))
     probabilities = np.asarray(jax.nn.softmax(in_batches(forward, images)))
@@ -227,7 +232,7 @@ def _predictions(
             sections.append(Section(title, text, picture))
     counts = np.zeros((len(classes), len(classes)), int)
     np.add.at(counts, (labels, predicted), 1)
-    return [*sections, confusion(counts, classes)]
+    return [*class_sections(summary, counts, classes), *sections]
 
 
 def _export(card: Mapping[str, Any] | None) -> list[Section]:

@@ -6,17 +6,18 @@ apart.
 
 import io
 from collections.abc import Iterable, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.colors import LogNorm
 from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
+from matplotlib.transforms import ScaledTranslation
 from PIL import Image
 
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
 GREY = "#777777"
-Point = tuple[float, float, str, str]  # x, y, name and colour
 STYLE: Any = {
     "font.size": 9,
     "axes.spines.top": False,
@@ -100,22 +101,98 @@ def log_axis(axes: Axes, values: Iterable[float], label: str) -> None:
     axes.set_xlabel(label)
 
 
-def label_right(figure: Figure, axes: Axes, points: Iterable[Point]) -> None:
-    """Names points in a column on the right, each joined to its point by a line."""
-    low, high = axes.get_ylim()
-    gap = (high - low) * 11 / (72 * figure.get_figheight() * 0.8)
-    points = sorted(points, key=lambda point: point[1])
-    heights = space_out([y for _, y, *_ in points], gap, low, high)
-    for (x, y, name, colour), height in zip(points, heights, strict=True):
-        axes.annotate(
-            name,
-            (x, y),
-            xytext=(1.03, height),
-            textcoords=axes.get_yaxis_transform(),
-            color=colour,
-            va="center",
-            arrowprops={"arrowstyle": "-", "color": colour, "lw": 0.5, "alpha": 0.5},
+class Point(NamedTuple):
+    """A row of a study in a plot.
+
+    Attributes:
+        x: where it is.
+        y: the same.
+        name: of the row.
+        colour: of its marker or line.
+        marker: "" for none.
+        line: style of its line, "" for none.
+        front: whether none is better in both.
+    """
+
+    x: float
+    y: float
+    name: str
+    colour: str
+    marker: str = ""
+    line: Any = ""
+    front: bool = False
+
+
+def with_front(points: Iterable[Point]) -> list[Point]:
+    """Marks the points than which none is both further left and higher, by x."""
+    marked: list[Point] = []
+    highest = -np.inf
+    for point in sorted(points, key=lambda point: (point.x, -point.y)):
+        marked.append(point._replace(front=point.y > highest))
+        highest = max(highest, point.y)
+    return marked
+
+
+def height_for(rows: int) -> float:
+    """Inches that a plot needs beside a list of its rows."""
+    return max(4.2, 0.6 + 0.185 * rows)
+
+
+def list_right(figure: Figure, axes: Axes, points: Iterable[Point]) -> None:
+    """Lists points on the right, the highest first, and numbers them in the plot.
+
+    Numbers stand on the right of the points, moved apart where these are close.
+    """
+    ranked = sorted(points, key=lambda point: -point.y)
+    handles = []
+    for number, point in enumerate(ranked, start=1):
+        label = f"{number}  {point.name.replace('$', '')}"
+        sample = Line2D(
+            [],
+            [],
+            color=point.colour,
+            marker=point.marker,
+            linestyle=point.line or "none",
+            label=label,
         )
+        handles.append(sample)
+    legend = figure.legend(
+        handles=handles, loc="outside right upper", frameon=False, fontsize=8.5
+    )
+    for text, point in zip(legend.get_texts(), ranked, strict=True):
+        text.set_fontweight("bold" if point.front else "normal")
+    number_points(figure, axes, ranked)
+
+
+def number_points(figure: Figure, axes: Axes, ranked: Sequence[Point]) -> None:
+    """Writes its number, from 1, beside each point."""
+    low, high = axes.get_ylim()
+    gap = (high - low) * 8 / (72 * figure.get_figheight() * 0.85)
+    # On a scale of the axis from 0 to 1; points in one column share room.
+    places = axes.transAxes.inverted().transform(
+        axes.transData.transform([(point.x, point.y) for point in ranked])
+    )
+    columns: list[list[int]] = []
+    for i in np.argsort(places[:, 0], kind="stable").tolist():
+        if columns and places[i, 0] - places[columns[-1][0], 0] < 0.05:
+            columns[-1].append(i)
+        else:
+            columns.append([i])
+    for column in columns:
+        upwards = sorted(column, key=lambda i: ranked[i].y)
+        heights = space_out([ranked[i].y for i in upwards], gap, low, high)
+        right = max(ranked[i].x for i in column)
+        for i, height in zip(upwards, heights, strict=True):
+            place = axes.transData + ScaledTranslation(
+                7 / 72, 0, figure.dpi_scale_trans
+            )
+            axes.text(
+                *(right, height, f"{i + 1}"),
+                transform=place,
+                fontsize=7.5,
+                color=ranked[i].colour,
+                va="center",
+            )
 
 
 def space_out(

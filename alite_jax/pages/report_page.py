@@ -6,26 +6,38 @@ from collections.abc import Sequence
 from typing import NamedTuple
 
 _STYLE = """
-:root { color-scheme: light; }
-body { font: 15px/1.5 system-ui, sans-serif; color: #222; background: #fff;
-       max-width: 62rem; margin: 2.5rem auto; padding: 0 1.5rem; }
+:root { color-scheme: light dark; --text: #222; --soft: #555; --page: #fff;
+        --line: #e0e0e0; --block: #f6f6f6; }
+@media (prefers-color-scheme: dark) {
+  :root { --text: #e6e6e6; --soft: #a8a8a8; --page: #16181c; --line: #363a40;
+          --block: #21242a; } }
+body { font: 15px/1.5 system-ui, sans-serif; color: var(--text);
+       background: var(--page); max-width: 62rem; margin: 2.5rem auto;
+       padding: 0 1.5rem; overflow-wrap: anywhere; }
 h1 { font-size: 1.6rem; margin: 0 0 .2rem; }
 h2 { font-size: 1.15rem; margin: 2.6rem 0 .4rem; }
-p { margin: .3rem 0 .8rem; max-width: 46rem; color: #444; }
-table { border-collapse: collapse; margin: .6rem 0;
-        font-variant-numeric: tabular-nums; }
+p { margin: .3rem 0 .8rem; max-width: 46rem; color: var(--soft); }
+.wide { overflow-x: auto; margin: .6rem 0; }
+table { border-collapse: collapse; font-variant-numeric: tabular-nums; }
 th, td { padding: .2rem .9rem .2rem 0; text-align: right;
-         border-bottom: 1px solid #e4e4e4; }
-th { font-weight: 600; color: #555; border-color: #bbb; }
+         border-bottom: 1px solid var(--line); overflow-wrap: normal; }
+th { font-weight: 600; color: var(--soft); }
 th:first-child, td:first-child { text-align: left; }
 tr:last-child td { border-bottom: 0; }
-img { max-width: 100%; height: auto; display: block; margin: .5rem 0; }
+/* Plots have dark text, so they lie on a light card on a dark page. */
+img { max-width: 100%; height: auto; display: block; box-sizing: border-box;
+      background: #fff; padding: .4rem; border-radius: 6px; }
 .figures { display: flex; flex-wrap: wrap; gap: 1rem 2.6rem; margin: 1.2rem 0; }
-.figures div { font-size: .85rem; color: #666; }
-.figures b { display: block; font-size: 1.7rem; font-weight: 600; color: #111; }
-details { margin: .6rem 0; } summary { cursor: pointer; color: #555; }
-pre { font-size: .8rem; background: #f6f6f6; padding: .8rem 1rem; overflow-x: auto; }
-@media (max-width: 40rem) { table { display: block; overflow-x: auto; } }
+.figures div { font-size: .85rem; color: var(--soft); }
+.figures b { display: block; font-size: 1.7rem; font-weight: 600;
+             color: var(--text); }
+details { margin: .6rem 0; } summary { cursor: pointer; color: var(--soft); }
+pre { font-size: .8rem; background: var(--block); padding: .8rem 1rem;
+      overflow-x: auto; }
+/* Smaller, the text of a plot could not be read; it is moved sideways instead. */
+@media (max-width: 40rem) {
+  body { margin: 1.2rem auto; padding: 0 1rem; }
+  img { max-width: none; width: 40rem; } }
 """
 
 
@@ -70,13 +82,14 @@ def _section(section: Section) -> list[str]:
         parts.append(f"<p>{_safe(section.text)}</p>")
     if section.rows:
         head, *rows = section.rows
-        parts.append("<table>" + _row(head, "th"))
+        parts.append('<div class="wide"><table>' + _row(head, "th"))
         parts += [_row(row, "td") for row in rows]
-        parts.append("</table>")
+        parts.append("</table></div>")
     if section.picture:
         data = base64.b64encode(section.picture).decode()
         label = _safe(section.title)
-        parts.append(f'<img alt="{label}" src="data:image/png;base64,{data}">')
+        image = f'<img alt="{label}" src="data:image/png;base64,{data}">'
+        parts.append(f'<div class="wide">{image}</div>')
     if section.folded:
         text = f"<pre>{_safe(section.folded)}</pre>"
         parts.append(f"<details><summary>all</summary>{text}</details>")

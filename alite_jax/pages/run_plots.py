@@ -31,11 +31,15 @@ def draw(function: Callable[..., Figure], *arguments: Any) -> bytes:
 
 
 def curves(records: Records) -> Figure:
-    """Loss in training, and accuracy after each epoch, of both networks."""
+    """Task loss in training, and accuracy after each epoch, of both networks.
+
+    What is minimised, `loss`, is not the same quantity for both: the student's has the
+    distillation in it, times the square of the temperature.
+    """
     figure = Figure(figsize=(9, 3.2), layout="constrained")
     panels = figure.subplots(1, 2)
     for panel, name, label, scale in (
-        (panels[0], "loss", "loss in training", 1),
+        (panels[0], "task_loss", "task loss in training: cross-entropy, nats", 1),
         (panels[1], "eval_accuracy", "accuracy on the evaluation images, %", 100),
     ):
         for phase, colour in _PHASES.items():
@@ -57,15 +61,16 @@ def layers_over_time(records: Records) -> Figure:
         for name in (lines[0] if lines else {})
         if name.startswith("density/")
     )
-    figure, axes = new_figure(9, 0.9 + 0.16 * len(names))
+    figure, axes = new_figure(9, 0.9 + 0.19 * len(names))
     if not names:
         axes.set_axis_off()
         axes.text(0, 0.5, "nothing was pruned")
         return figure
     kept = np.array([[line[f"density/{name}"] for line in lines] for name in names])
     density_map(figure, axes, kept)
-    axes.set_yticks(range(len(names)), names, fontsize=6)
-    axes.tick_params(axis="x", labelsize=7)
+    shown = [_layer_name(name, 40) for name in names]
+    axes.set_yticks(range(len(names)), shown, fontsize=8)
+    axes.tick_params(axis="x", labelsize=8)
     axes.set_xlabel("epoch, counted from 0")
     axes.xaxis.set_major_locator(MaxNLocator(12, integer=True))
     axes.xaxis.set_major_formatter("{x:g}")
@@ -78,11 +83,14 @@ def masks(kernels: Mapping[str, np.ndarray]) -> Figure:
     Args:
         kernels: bool `[inputs, outputs]` by name.
     """
-    figure, panels = _grid(len(kernels), columns=4, height=2.4)
+    tallest = max(mask.shape[0] / mask.shape[1] for mask in kernels.values())
+    height = 0.5 + 2 * min(tallest, 1.2)
+    figure, panels = _grid(len(kernels), columns=4, height=height)
     for panel, (name, mask) in zip(panels, kernels.items(), strict=False):
         panel.imshow(mask, cmap="gray_r", vmin=0, vmax=1, interpolation="nearest")
         density = 100 * mask.mean()
-        panel.set_title(f"{name}\n{density:.1f} % kept", loc="left", fontsize=7)
+        title = f"{_layer_name(name, 28)}\n{density:.1f} % kept"
+        panel.set_title(title, loc="left", fontsize=8)
     return figure
 
 
@@ -170,6 +178,14 @@ def _shortened(name: str, length: int = 11) -> str:
     """A name for which there is little room, without formulas."""
     short = name if len(name) <= length else name[: length - 1] + "…"
     return short.replace("$", r"\$")  # Between two of them is one, to Matplotlib.
+
+
+def _layer_name(path: str, length: int) -> str:
+    """A layer's path, its middle left out where it is longer than there is room."""
+    if len(path) > length:
+        end = path[-(length // 2) :]
+        path = f"{path[: length - len(end) - 1]}…{end}"
+    return path.replace("$", r"\$")
 
 
 def _grid(count: int, columns: int, height: float) -> tuple[Figure, Sequence[Axes]]:

@@ -11,9 +11,12 @@ from matplotlib.figure import Figure
 from alite_jax.pages.plot_style import (
     GREY,
     Point,
-    label_right,
+    height_for,
+    list_right,
     log_axis,
+    number_points,
     teacher_line,
+    with_front,
 )
 from alite_jax.pages.study_rows import RowResult, line_styles
 from alite_jax.pages.table import weight_bytes
@@ -190,12 +193,17 @@ def accuracy_by_milliseconds(rows: Sequence[RowResult]) -> Figure | None:
     if not exports:
         return None
     batches = list(exports[0].student.milliseconds)
-    figure = Figure(figsize=(9, 4.2), layout="constrained")
+    figure = Figure(figsize=(11, height_for(len(exports))), layout="constrained")
     panels = figure.subplots(1, len(batches), sharey=True, squeeze=False)[0]
-    for panel, batch in zip(panels, batches, strict=True):
-        points = _panel(panel, exports, batch)
+    drawn = [
+        _panel(panel, exports, batch)
+        for panel, batch in zip(panels, batches, strict=True)
+    ]
     panels[0].set_ylabel("accuracy, %")
-    label_right(figure, panels[-1], points)
+    # A row has the same accuracy, and so the same number, in each of them.
+    for panel, points in zip(panels[:-1], drawn[:-1], strict=True):
+        number_points(figure, panel, sorted(points, key=lambda point: -point.y))
+    list_right(figure, panels[-1], drawn[-1])
     return figure
 
 
@@ -212,13 +220,13 @@ def _panel(axes: Axes, exports: Sequence[RowExport], batch: str) -> list[Point]:
     for export, (colour, _, marker) in zip(exports, styles, strict=True):
         x, y = place(export.student)
         axes.plot(x, y, marker, color=colour, markersize=5, zorder=3)
-        points.append((x, y, export.row.name, colour))
+        points.append(Point(x, y, export.row.name, colour, marker))
     if (ringed := best(exports, batch)) is not None:
         x, y = place(ringed.student)
         axes.plot(x, y, "o", color="black", fillstyle="none", markersize=11)
     x, y = np.mean([place(export.teacher) for export in exports], axis=0)
     axes.plot(x, y, "D", color=GREY, markersize=5)
     teacher_line(axes, y, "teacher")
-    times = [x, *(point[0] for point in points)]
+    times = [x, *(point.x for point in points)]
     log_axis(axes, times, f"milliseconds for a batch of {batch}")
-    return points
+    return with_front(points)

@@ -15,13 +15,16 @@ from matplotlib.ticker import MaxNLocator
 from alite_jax.pages.plot_style import (
     GREY,
     STYLE,
+    Point,
     density_map,
+    height_for,
     in_order,
-    label_right,
+    list_right,
     log_axis,
     new_figure,
     png,
     teacher_line,
+    with_front,
 )
 from alite_jax.pages.study_exports import accuracy_by_milliseconds
 from alite_jax.pages.study_rows import RowResult, line_styles
@@ -30,29 +33,32 @@ Rows = Sequence[RowResult]
 
 
 def accuracy_by(field: str, label: str, unit: float, rows: Rows) -> Figure | None:
-    """Accuracy against a field of the student; one recipe's densities joined."""
+    """Accuracy against a field of the student, and those that none beats in both."""
     students = [row for row in rows if row.phase == "student"]
     if not students:
         return None
-    figure, axes = new_figure(7.5, 4.2)
-    ends = []
+    figure, axes = new_figure(9, height_for(len(students)))
+    ends: list[Point] = []
     recipes: dict[str, list[tuple[float, float]]] = {}
     for row, (colour, _, marker) in zip(students, line_styles(students), strict=True):
         accuracies = [100 * value for value in row.values("accuracy")]
         x, y = unit * fmean(row.values(field)), fmean(accuracies)
         axes.plot(x, y, marker, color=colour, markersize=5, zorder=3)
         axes.plot([x, x], [min(accuracies), max(accuracies)], color=colour, zorder=2)
-        ends.append((x, y, row.name, colour))
+        ends.append(Point(x, y, row.name, colour, marker))
         recipes.setdefault(row.recipe, []).append((x, y))
     for points in recipes.values():
         x_and_y = zip(*sorted(points), strict=True)
-        axes.plot(*x_and_y, color=GREY, linewidth=0.8, zorder=1)
+        axes.plot(*x_and_y, ":", color=GREY, linewidth=0.8, zorder=1)
+    ends = with_front(ends)
+    front = sorted((point.x, point.y) for point in ends if point.front)
+    axes.plot(*zip(*front, strict=True), color=GREY, linewidth=1.6, zorder=1)
     for row in rows:
         if row.phase == "teacher":
             teacher_line(axes, 100 * fmean(row.values("accuracy")), row.name)
-    log_axis(axes, [x for x, *_ in ends], label)
+    log_axis(axes, [point.x for point in ends], label)
     axes.set_ylabel("accuracy, %")
-    label_right(figure, axes, ends)
+    list_right(figure, axes, ends)
     return figure
 
 
@@ -61,7 +67,7 @@ def learning_curves(rows: Rows) -> Figure | None:
     rows = [row for row in rows if row.curves("eval_accuracy")]
     if not rows:
         return None
-    figure, axes = new_figure(7.5, 4.6)
+    figure, axes = new_figure(9, height_for(len(rows)))
     by_name = {row.name: row for row in rows}
     ends = []
     for row, (colour, line, _) in zip(rows, line_styles(rows), strict=True):
@@ -73,11 +79,12 @@ def learning_curves(rows: Rows) -> Figure | None:
         if len(curves) > 1:
             low, high = curves.min(axis=0), curves.max(axis=0)
             axes.fill_between(epochs, low, high, color=colour, alpha=0.15, linewidth=0)
-        ends.append((epochs[-1], curves.mean(axis=0)[-1], row.name, colour))
+        end = float(curves.mean(axis=0)[-1])
+        ends.append(Point(float(epochs[-1]), end, row.name, colour, line=line))
     axes.set_xlabel("epoch")
     axes.set_ylabel("accuracy, %")
     axes.xaxis.set_major_locator(MaxNLocator(integer=True))
-    label_right(figure, axes, ends)
+    list_right(figure, axes, ends)
     return figure
 
 
@@ -128,21 +135,29 @@ def layers_at_the_end(rows: Rows) -> Figure | None:
     return figure
 
 
+_HOW_TO_READ = (
+    "Numbered by accuracy; joined and bold: those that none beats in both; dotted: the"
+    " same row at other densities"
+)
 _PLOTS: dict[str, tuple[Callable[[Rows], Figure | None], str]] = {
     "accuracy_by_density": (
         partial(accuracy_by, "density", "density of the student", 1.0),
-        "Accuracy against density",
+        "Accuracy against density. " + _HOW_TO_READ,
     ),
     "accuracy_by_macs": (
         partial(accuracy_by, "nonzero_macs", "non-zero MACs an image, millions", 1e-6),
-        "Accuracy against non-zero MACs",
+        "Accuracy against non-zero MACs. " + _HOW_TO_READ,
     ),
     "accuracy_by_milliseconds": (
         accuracy_by_milliseconds,
         "Accuracy against milliseconds of the exported networks. Ringed: the fastest"
-        " within a point of its teacher; joined: those that none beats in both",
+        " within a point of its teacher; joined and bold: those that none beats in"
+        " both (in the last panel)",
     ),
-    "learning_curves": (learning_curves, "Learning curves"),
+    "learning_curves": (
+        learning_curves,
+        "Learning curves, numbered by the accuracy at their ends",
+    ),
     "layers_over_time": (layers_over_time, "Density of each layer during training"),
     "layers_at_the_end": (layers_at_the_end, "What each layer kept"),
 }

@@ -88,12 +88,14 @@ class RowResult:
         return self.start + json.dumps(others, sort_keys=True)
 
 
-def line_styles(rows: Sequence[RowResult]) -> list[tuple[str, str, str]]:
+# Line and marker; with each of the colours, enough for 35 rows that all look different.
+_TURNS = (("-", "o"), (":", "s"), ("-.", "^"), ((0, (6, 2)), "D"), ((0, (1, 3)), "v"))
+
+
+def line_styles(rows: Sequence[RowResult]) -> list[tuple[str, Any, str]]:
     """Colour, line style and marker of each row; the teacher's are its own."""
     turns = iter(
-        (colour, line, marker)
-        for line, marker in cycle((("-", "o"), (":", "s"), ("-.", "^")))
-        for colour in COLOURS
+        (colour, line, marker) for line, marker in cycle(_TURNS) for colour in COLOURS
     )
     return [
         (GREY, "--", "o") if row.phase == "teacher" else next(turns) for row in rows

@@ -96,13 +96,13 @@ def class_rows(
     """The accuracy of each class in both networks, below `CLASS_HEAD`.
 
     Args:
-        teacher: its `class_accuracy`.
+        teacher: its `class_accuracy`, {} if that is not known.
         student: its own; the classes at which it is worst come first, and those without
             evaluation images are left out.
     """
-    theirs = dict(worst_first(teacher))
     return [
-        _accuracy_row(name, theirs[name], ours) for name, ours in worst_first(student)
+        _accuracy_row(name, teacher.get(name), ours)
+        for name, ours in worst_first(student)
     ]
 
 
