@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from alite_jax.config import get_config, override
     from alite_jax.data.registered import register_dataset
     from alite_jax.distillation import register_loss
+    from alite_jax.jobs.compare import compare
     from alite_jax.jobs.evaluate import evaluate
     from alite_jax.jobs.export import export
     from alite_jax.jobs.plan import plan
@@ -38,6 +39,7 @@ __all__ = [
     "Pruner",
     "RewiringSteps",
     "apply_masks",
+    "compare",
     "evaluate",
     "export",
     "get_config",
@@ -62,6 +64,7 @@ _MODULES = {
     "RULES": "alite_jax.sparsity.masks",
     "RewiringSteps": "alite_jax.sparsity.schedules",
     "apply_masks": "alite_jax.sparsity.masks",
+    "compare": "alite_jax.jobs.compare",
     "evaluate": "alite_jax.jobs.evaluate",
     "export": "alite_jax.jobs.export",
     "get_config": "alite_jax.config",

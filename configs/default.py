@@ -218,6 +218,9 @@ def get_config() -> ConfigDict:
     logging.note = ""
     # Whether TensorBoard events are written to the workdir too.
     logging.tensorboard = True
+    # Services that get metrics and configuration too: 'wandb', 'trackio', or both with
+    # a comma between them; '' is none.
+    logging.trackers = ""
 
     config.checkpoint = checkpoint = ConfigDict()
     # Optimizer steps between checkpoints; 0 saves only at the end of each epoch.

@@ -32,6 +32,7 @@ GROUPS = {
         "alite_jax.restore",
         "alite_jax.export",
         "alite_jax.report",
+        "alite_jax.compare",
         "alite_jax.plan",
         "alite_jax.sweep",
         "alite_jax.get_study",

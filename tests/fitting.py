@@ -65,7 +65,7 @@ def train(
     """Runs `fit`; the teacher is a module and its variables."""
     network = make_network(folder, config, model, alpha)
     evaluator = Evaluator(network.model, DATA, config.data.eval_batch_size)
-    with MetricWriter(folder, tensorboard=False) as writer:
+    with MetricWriter(folder) as writer:
         return fit(network, teacher, config, DATA, evaluator, writer, Timings())
 
 
@@ -99,9 +99,13 @@ def states(folder: Path, config: Any, last: bool = False) -> dict[int, Any]:
 
 
 def records(folder: Path) -> list[dict[str, Any]]:
-    """The record of a run without its times."""
+    """The record of a run without its times and its pace."""
     return [
-        {name: value for name, value in line.items() if name != "time"}
+        {
+            name: value
+            for name, value in line.items()
+            if name not in ("time", "images_per_second")
+        }
         for line in read_metrics(folder)
     ]
 

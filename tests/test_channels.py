@@ -382,7 +382,7 @@ def test_a_trained_student_has_the_macs_that_were_asked_for(
         )
         _, student = create_networks(config, data, tmp_path)
     evaluator = Evaluator(student.model, data, config.data.eval_batch_size)
-    with MetricWriter(tmp_path, tensorboard=False) as writer:
+    with MetricWriter(tmp_path) as writer:
         variables, _ = fit(student, None, config, data, evaluator, writer, Timings())
     compacted = compact(student.model, variables)
     if given == 1:

@@ -69,7 +69,7 @@ def test_record_and_checkpoints_of_a_run(undisturbed: tuple[Path, Any, Any]) -> 
     for line in training:
         assert set(line) == {
             *("step", "phase", "loss", "task_loss", "distillation_loss"),
-            *("accuracy", "gradient_norm", "density"),
+            *("accuracy", "gradient_norm", "density", "learning_rate"),
         }
         assert line["density"] == pytest.approx(0.25, abs=1e-3)
         assert line["distillation_loss"] == 0

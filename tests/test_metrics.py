@@ -9,11 +9,17 @@ from typing import Any
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from PIL import Image
+from tiny import tiny_config
 
 from alite_jax.errors import TrainingError
 from alite_jax.runs import metrics as metrics_module
+from alite_jax.runs.line_values import LineValues
 from alite_jax.runs.metrics import MetricWriter, read_metrics
 from alite_jax.runs.progress import Progress
+from alite_jax.runs.tensorboard import TensorBoard
+from alite_jax.training.objective import Objective
+from alite_jax.training.optimizer import learning_rate_schedule
 
 
 def steps(workdir: Path) -> list[tuple[str, int]]:
@@ -21,7 +27,7 @@ def steps(workdir: Path) -> list[tuple[str, int]]:
 
 
 def test_lines_are_valid_json_at_once(tmp_path: Path) -> None:
-    with MetricWriter(tmp_path / "run", tensorboard=False) as writer:
+    with MetricWriter(tmp_path / "run") as writer:
         writer.write(
             3,
             {"loss": jnp.float32(0.5), "rate": math.inf, "count": np.int64(7)},
@@ -49,7 +55,7 @@ def test_lines_are_valid_json_at_once(tmp_path: Path) -> None:
 
 
 def test_rewind_drops_later_lines_of_its_phase_only(tmp_path: Path) -> None:
-    with MetricWriter(tmp_path, tensorboard=False) as writer:
+    with MetricWriter(tmp_path) as writer:
         for step in (1, 2, 3):
             writer.write(step, {"loss": 0.1 * step}, prefix="teacher")
         for step in (1, 2, 3):
@@ -67,12 +73,12 @@ def test_rewind_drops_later_lines_of_its_phase_only(tmp_path: Path) -> None:
 
 
 def test_a_torn_last_line_is_left_out(tmp_path: Path) -> None:
-    with MetricWriter(tmp_path, tensorboard=False) as writer:
+    with MetricWriter(tmp_path) as writer:
         writer.write(1, {"loss": 1.0})
     with open(tmp_path / "metrics.jsonl", "a") as file:
         file.write('{"step": 2, "ti')
     assert steps(tmp_path) == [("student", 1)]
-    with MetricWriter(tmp_path, tensorboard=False) as writer:
+    with MetricWriter(tmp_path) as writer:
         writer.rewind("student", 5)
         writer.write(2, {"loss": 1.0})
     assert steps(tmp_path) == [("student", 1), ("student", 2)]
@@ -81,7 +87,7 @@ def test_a_torn_last_line_is_left_out(tmp_path: Path) -> None:
 def test_a_kill_before_the_rename_leaves_the_old_file(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    with MetricWriter(tmp_path, tensorboard=False) as writer:
+    with MetricWriter(tmp_path) as writer:
         writer.write(1, {})
         writer.write(2, {})
 
@@ -104,13 +110,13 @@ def test_a_broken_line_is_named(tmp_path: Path) -> None:
 def test_unwritable_workdir_is_one_sentence(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
     with pytest.raises(TrainingError, match="cannot write .*use another --workdir"):
-        MetricWriter(tmp_path / "file" / "run", tensorboard=False)
+        MetricWriter(tmp_path / "file" / "run")
 
 
 @pytest.mark.skipif(not Path("/dev/full").exists(), reason="needs a full device")
 def test_a_full_disk_is_one_sentence(tmp_path: Path) -> None:
     with (
-        MetricWriter(tmp_path, tensorboard=False) as writer,
+        MetricWriter(tmp_path) as writer,
         open("/dev/full", "ab", buffering=0) as full,
     ):
         writer._file.close()
@@ -121,7 +127,7 @@ def test_a_full_disk_is_one_sentence(tmp_path: Path) -> None:
 
 def test_reserved_names_are_refused(tmp_path: Path) -> None:
     with (
-        MetricWriter(tmp_path, tensorboard=False) as writer,
+        MetricWriter(tmp_path) as writer,
         pytest.raises(ValueError, match="cannot be called 'step'"),
     ):
         writer.write(1, {"step": 1.0})
@@ -130,7 +136,7 @@ def test_reserved_names_are_refused(tmp_path: Path) -> None:
 def test_tensorboard_events_of_each_phase(tmp_path: Path) -> None:
     from tensorboardX.proto.event_pb2 import Event, SessionLog
 
-    with MetricWriter(tmp_path, tensorboard=True) as writer:
+    with MetricWriter(tmp_path, [TensorBoard(tmp_path / "tensorboard")]) as writer:
         writer.write(1, {"loss": 1.0}, prefix="teacher")
         writer.write(5, {"loss": 2.0, "accuracy": 0.5})
         written = events(tmp_path / "tensorboard" / "student", Event)
@@ -143,6 +149,45 @@ def test_tensorboard_events_of_each_phase(tmp_path: Path) -> None:
     assert starts == [4]
     teacher = events(tmp_path / "tensorboard" / "teacher", Event)
     assert [e.step for e in teacher if e.summary.value] == [1]
+
+
+def test_tensorboard_shows_configuration_and_masks(tmp_path: Path) -> None:
+    from tensorboardX.proto.event_pb2 import Event
+
+    mask = np.eye(300, dtype=bool)
+    for _ in range(2):
+        with MetricWriter(tmp_path, [TensorBoard(tmp_path, '{"seed": 3}')]) as writer:
+            writer.show_masks(7, {"stage1/query": mask}, prefix="student")
+    values = [v for e in events(tmp_path / "student", Event) for v in e.summary.value]
+    # The text once, however often the run is gone on with.
+    (text,) = [v for v in values if v.metadata.plugin_data.plugin_name == "text"]
+    assert text.tensor.string_val == [b'    {"seed": 3}\n']
+    pictures = [v for v in values if v.tag == "masks/stage1/query"]
+    assert len(pictures) == 2
+    picture = Image.open(io.BytesIO(pictures[0].image.encoded_image_string))
+    assert picture.size == (128, 128)
+    assert len(pictures[0].image.encoded_image_string) < 20_000
+
+
+@pytest.mark.usefixtures("models")
+def test_what_a_line_says_besides_what_was_measured() -> None:
+    config = tiny_config().student.optimizer
+    schedule = learning_rate_schedule(config, steps_per_epoch=4, epochs=3)
+    objective = Objective(alpha=0.9, temperature=4.0, alpha_end=0.5, schedule="linear")
+    values = LineValues(schedule, objective, total_steps=12, batch_size=16)
+    first, later = values.at(1, 2.0), values.at(7, 5.0)
+    # A warm-up of two steps: the first update goes half as far.
+    half = config.learning_rate / 2
+    assert first == {"learning_rate": pytest.approx(half), "alpha": 0.9} | {
+        "temperature": 4.0
+    }
+    assert later["images_per_second"] == 6 * 16 / 3
+    assert later["alpha"] == pytest.approx(0.9 - 0.4 * 6 / 12)
+    # A teacher distils nothing, and a program's optimizer has whatever rate it has.
+    assert set(LineValues(schedule, Objective(), 12, 16).at(1, 1.0)) == {
+        "learning_rate"
+    }
+    assert LineValues(None, Objective(), 12, 16).at(1, 1.0) == {}
 
 
 def events(folder: Path, kind: Any) -> list[Any]:

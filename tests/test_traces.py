@@ -113,7 +113,7 @@ def test_evaluating_stored_variables_compiles_nothing_new(
     config = make_config(student__epochs=1, student__density=1.0)
     network = make_network(tmp_path, config)
     evaluator = Evaluator(network.model, DATA, config.data.eval_batch_size)
-    with MetricWriter(tmp_path, tensorboard=False) as writer:
+    with MetricWriter(tmp_path) as writer:
         variables, _ = fit_module.fit(network, None, config, DATA, evaluator, writer)
     evaluator(parallel.replicate(variables))
     assert counts.calls["eval_step"] == 8

@@ -21,6 +21,9 @@ class Limit(NamedTuple):
     requirement: str
 
 
+# Services that a run's metrics may go to.
+TRACKERS = ("wandb", "trackio")
+
 LIMITS = (
     Limit("seed", lambda v: v >= 0, "at least 0"),
     Limit("data.*batch_size", lambda v: v >= 1, "at least 1"),
@@ -63,6 +66,11 @@ LIMITS = (
     Limit("distillation.feature_weight", lambda v: v >= 0, "at least 0 (0 is off)"),
     Limit("compute.accumulation", lambda v: v >= 1, "at least 1"),
     Limit("logging.profile_steps", lambda v: v >= 0, "at least 0 (0 traces none)"),
+    Limit(
+        "logging.trackers",
+        lambda v: not v or set(v.split(",")) <= set(TRACKERS),
+        "'', 'wandb', 'trackio' or both with a comma between them",
+    ),
     Limit("logging.every_steps", lambda v: v >= 1, "at least 1"),
     Limit("checkpoint.every_steps", lambda v: v >= 0, "at least 0 (0: epoch ends)"),
     Limit("checkpoint.keep", lambda v: v >= 1, "at least 1"),

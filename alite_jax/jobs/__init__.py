@@ -64,6 +64,13 @@ JOBS: dict[str, Job] = {
         ),
     ),
     "report": Job("Write one page about a finished run, WORKDIR/report/index.html."),
+    "compare": Job(
+        "Print a table of several runs and what differs in them; write a page of both.",
+        (
+            Flag("runs", (), "Folder of a run for --job=compare; once for each run."),
+            Flag("page", "runs/compare/index.html", "Where --job=compare writes."),
+        ),
+    ),
     "profile": Job(
         "Trace some steps of both networks into WORKDIR/profile; a run of its own.",
         folder="runs/profiles",

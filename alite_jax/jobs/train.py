@@ -12,6 +12,7 @@ from ml_collections import ConfigDict
 
 from alite_jax.compiled_programs import keep_compiled_programs
 from alite_jax.config import flatten
+from alite_jax.config.run_config import to_json
 from alite_jax.config.validation import given_teacher
 from alite_jax.data.sources import Data, shared_examples
 from alite_jax.errors import ConfigError
@@ -29,11 +30,13 @@ from alite_jax.runs.evaluation import Evaluator
 from alite_jax.runs.fit import Network, fit
 from alite_jax.runs.folder import at_work, claim, read_summary, record_spec, settled
 from alite_jax.runs.given import Given, Optimizer
-from alite_jax.runs.metrics import MetricWriter, NoWriter
+from alite_jax.runs.metrics import MetricWriter, NoWriter, Sink
 from alite_jax.runs.networks import create_networks
 from alite_jax.runs.processes import is_first, say
 from alite_jax.runs.summary import compare, network_summary, write_summary
 from alite_jax.runs.teachers import check_answers, open_table, write_weights
+from alite_jax.runs.tensorboard import TensorBoard
+from alite_jax.runs.trackers import check_trackers, open_trackers
 from alite_jax.runs.timings import Timings
 from alite_jax.sparsity.masks import nominal_density, pruning_rules
 from alite_jax.training.rewire import check_rewiring_steps, rewiring_steps
@@ -98,6 +101,7 @@ def train(
             return finished
 
         # What would stop the student must not wait until the teacher is trained.
+        check_trackers(config)
         with timings.spent("reading"):
             data = load_data(config, folder)
         record_spec(folder, data.spec)
@@ -187,6 +191,7 @@ def train_teacher(
         claim(folder, config)
         if finished := read_summary(folder):
             return finished
+        check_trackers(config)
         with timings.spent("reading"):
             data = load_data(config, folder)
         record_spec(folder, data.spec)
@@ -207,9 +212,12 @@ def train_teacher(
 
 
 def _open_writer(config: ConfigDict, folder: Path) -> AbstractContextManager[Any]:
-    if is_first():
-        return MetricWriter(folder, tensorboard=config.logging.tensorboard)
-    return nullcontext(NoWriter())
+    if not is_first():
+        return nullcontext(NoWriter())
+    sinks: list[Sink] = [*open_trackers(config, folder)]
+    if config.logging.tensorboard:
+        sinks.append(TensorBoard(folder / "tensorboard", to_json(config)))
+    return MetricWriter(folder, sinks)
 
 
 def _announcement(

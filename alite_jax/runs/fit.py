@@ -25,12 +25,14 @@ from alite_jax.runs.background import BackgroundSaves
 from alite_jax.runs.checkpoints import Checkpoints
 from alite_jax.runs.evaluation import Evaluator
 from alite_jax.runs.interruption import Interruption
+from alite_jax.runs.line_values import LineValues
 from alite_jax.runs.metrics import MetricWriter, NoWriter
 from alite_jax.runs.processes import is_first
 from alite_jax.runs.progress import Progress
 from alite_jax.runs.step_metrics import StepMetrics
 from alite_jax.runs.timings import Timings
 from alite_jax.runs.trace import Trace
+from alite_jax.sparsity.mask_matrices import mask_matrices
 from alite_jax.sparsity.masks import density as density_of
 from alite_jax.sparsity.masks import layer_densities, prunes
 from alite_jax.sparsity.methods import find_method
@@ -38,7 +40,7 @@ from alite_jax.sparsity.moments import with_first_moment
 from alite_jax.structure.configured import Structure
 from alite_jax.training.microbatches import check_microbatches
 from alite_jax.training.objective import Objective
-from alite_jax.training.optimizer import create_optimizer
+from alite_jax.training.optimizer import create_optimizer, learning_rate_schedule
 from alite_jax.training.rewire import (
     check_rewiring_steps,
     create_pruner,
@@ -176,9 +178,10 @@ def fit(
     if network.phase == "student":
         check_rewiring_steps(config, rewirings)
     optimizer = network.optimizer(total_steps) if network.optimizer else None
+    schedule = None
     if optimizer is None:
-        recipe = network.recipe.optimizer
-        optimizer = create_optimizer(recipe, steps_per_epoch, epochs)
+        recipe = network.recipe.optimizer, steps_per_epoch, epochs
+        optimizer, schedule = create_optimizer(*recipe), learning_rate_schedule(*recipe)
     optimizer = with_first_moment(optimizer)
     init_key, step_key, rewire_key = network.keys(config.seed)
 
@@ -201,10 +204,10 @@ def fit(
         state, extra = checkpoints.restore(jax.eval_shape(create))
     seconds = extra["seconds"]
     first_step = int(state.step)
-    writer.rewind(network.phase, first_step)
     if first_step >= total_steps:
         checkpoints.close()
         return state.variables, seconds
+    writer.rewind(network.phase, first_step)
 
     teacher_model, teacher_variables = (
         teacher
@@ -241,6 +244,8 @@ def fit(
     open_steps = extra.get("open_steps", ())
     background = BackgroundSaves(checkpoints)
     step_metrics = StepMetrics(network.phase, background, open_steps)
+    batch_size = config.data.batch_size
+    line_values = LineValues(schedule, network.objective, total_steps, batch_size)
     progress = Progress(
         network.phase,
         total_steps,
@@ -279,6 +284,7 @@ def fit(
             # A checkpoint ends a line, too: no loss goes into it unchecked.
             if step % log_every == 0 or saves:
                 means = step_metrics.means() | {"density": density}
+                means |= line_values.at(step, time.monotonic() - started)
                 writer.write(step, means, prefix=network.phase)
                 progress.update(step, means)
             if ends_epoch:
@@ -301,6 +307,10 @@ def fit(
                     kept = layer_densities(host_state.masks)
                     kept = {f"density/{layer}": kept[layer] for layer in kept}
                     writer.write(step, kept, prefix=network.phase)
+                    # TensorBoard shows ten of them.
+                    if step // steps_per_epoch % max(1, epochs // 10) == 0:
+                        matrices = mask_matrices(host_state.masks, 4)
+                        writer.show_masks(step, matrices, prefix=network.phase)
                 extra = {"seconds": seconds, "open_steps": step_metrics.open_steps()}
                 with timings.spent("writing"):
                     background.save(step, host_state, extra=extra)

@@ -1,21 +1,22 @@
-"""What a run records while it goes: metrics.jsonl and TensorBoard scalars.
+"""What a run records while it goes: metrics.jsonl, and what else takes its metrics.
 
 `metrics.jsonl` is the record: one JSON object a line with `step`, `time` (Unix
 seconds), `phase` (`teacher` or `student`) and the metrics. A number that is not finite
 is written as `null`, since JSON has neither NaN nor infinity; pandas reads it as NaN.
 """
 
-import contextlib
 import errno
 import json
 import math
 import numbers
 import os
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
-from typing import Any, BinaryIO, Self
+from typing import Any, BinaryIO, Protocol, Self
+
+import numpy as np
 
 from alite_jax.errors import TrainingError
 
@@ -23,27 +24,47 @@ FILE_NAME = "metrics.jsonl"
 _RESERVED = ("step", "time", "phase")
 
 
+class Sink(Protocol):
+    """What takes a run's metrics besides `metrics.jsonl`."""
+
+    def rewind(
+        self, phase: str, step: int, dropped: Sequence[Mapping[str, Any]]
+    ) -> None:
+        """Begins a phase that goes on after `step`; `dropped` are lines after that."""
+
+    def write(self, phase: str, step: int, metrics: Mapping[str, Any]) -> None:
+        """Takes the metrics of one step."""
+
+    def show_masks(
+        self, phase: str, step: int, matrices: Mapping[str, np.ndarray]
+    ) -> None:
+        """Takes masks of some layers, bool `[inputs, outputs]`."""
+
+    def close(self) -> None:
+        """Ends all phases."""
+
+
 class MetricWriter:
-    """Appends to `metrics.jsonl` of a run, and to its TensorBoard events if asked.
+    """Appends to `metrics.jsonl` of a run, and hands all of it on to the sinks.
 
     A line is with the operating system when `write` returns, so a kill loses none; a
     last line that was cut off nevertheless is removed on opening.
 
     Args:
         workdir: the run's folder; made when missing.
-        tensorboard: also write scalars below `<workdir>/tensorboard/<phase>`, a run of
-            its own for each phase, so that their curves share one plot.
+        sinks: what takes the metrics besides, such as
+            `alite_jax.runs.tensorboard.TensorBoard`.
 
     Raises:
         TrainingError: the folder or the file cannot be written.
     """
 
-    def __init__(self, workdir: str | os.PathLike[str], *, tensorboard: bool) -> None:
+    def __init__(
+        self, workdir: str | os.PathLike[str], sinks: Sequence[Sink] = ()
+    ) -> None:
         self._workdir = Path(workdir)
         self._path = self._workdir / FILE_NAME
-        self._tensorboard = tensorboard
-        self._events: dict[str, Any] = {}  # phase: writer of an event file
-        self._purge_step: dict[str, int] = {}
+        self._sinks = sinks
         try:
             self._workdir.mkdir(parents=True, exist_ok=True)
             self._file = self._open()
@@ -73,13 +94,27 @@ class MetricWriter:
         try:
             if self._file.write(line) != len(line):
                 raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
-            if self._tensorboard:
-                self._write_events(prefix, step, metrics)
+            for sink in self._sinks:
+                sink.write(prefix, int(step), metrics)
+        except OSError as error:
+            raise self._unwritable(error) from error
+
+    def show_masks(
+        self, step: int, matrices: Mapping[str, np.ndarray], *, prefix: str = "student"
+    ) -> None:
+        """Hands masks of some layers, bool `[inputs, outputs]`, to the sinks.
+
+        Raises:
+            TrainingError: the disk is full or a file cannot be written.
+        """
+        try:
+            for sink in self._sinks:
+                sink.show_masks(prefix, int(step), matrices)
         except OSError as error:
             raise self._unwritable(error) from error
 
     def rewind(self, phase: str, step: int) -> None:
-        """Drops what `phase` wrote after `step`, as a resumed run will write it again.
+        """Begins a phase: drops what it wrote after `step`, to be written again.
 
         The file is replaced as a whole, so a kill leaves the old or the new one.
 
@@ -90,11 +125,11 @@ class MetricWriter:
         Raises:
             TrainingError: a line is not JSON, or the file cannot be written.
         """
-        kept = [
-            record
-            for record in read_metrics(self._workdir)
-            if record["phase"] != phase or record["step"] <= step
-        ]
+        kept: list[dict[str, Any]] = []
+        dropped: list[dict[str, Any]] = []
+        for record in read_metrics(self._workdir):
+            again = record["phase"] == phase and record["step"] > step
+            (dropped if again else kept).append(record)
         temporary = self._path.with_suffix(".jsonl.tmp")
         try:
             with open(temporary, "w", encoding="utf-8") as file:
@@ -104,20 +139,16 @@ class MetricWriter:
             self._file.close()
             os.replace(temporary, self._path)
             self._file = self._open()
+            for sink in self._sinks:
+                sink.rewind(phase, step, dropped)
         except OSError as error:
             raise self._unwritable(error) from error
-        # TensorBoard drops the points from here on once the next event file says so.
-        self._purge_step[phase] = step + 1
-        if phase in self._events:
-            self._events.pop(phase).close()
 
     def close(self) -> None:
-        """Closes the files."""
+        """Closes the file and the sinks."""
         self._file.close()
-        while self._events:
-            # All is on disk, but for what a full disk refused, and `write` told that.
-            with contextlib.suppress(OSError):
-                self._events.popitem()[1].close()
+        for sink in self._sinks:
+            sink.close()
 
     def __enter__(self) -> Self:
         return self
@@ -137,35 +168,6 @@ class MetricWriter:
             file.truncate(content.rfind(b"\n") + 1)
         return open(self._path, "ab", buffering=0)
 
-    def _write_events(self, phase: str, step: int, metrics: Mapping[str, Any]) -> None:
-        # Slow to import, and not every run wants it. Not its SummaryWriter, which
-        # writes in a thread: a full disk ends that, and a later event waits forever.
-        from tensorboardX import summary
-        from tensorboardX.event_file_writer import EventsWriter
-        from tensorboardX.proto.event_pb2 import Event, SessionLog
-
-        if phase not in self._events:
-            folder = self._workdir / "tensorboard" / phase
-            folder.mkdir(parents=True, exist_ok=True)
-            # The name has the time in seconds, but a run may go on within one.
-            events = EventsWriter(str(folder / "events"), f".{time.time_ns()}")
-            self._events[phase] = events
-            if phase in self._purge_step:
-                start = SessionLog(status=SessionLog.START)
-                events.write_event(
-                    Event(
-                        step=self._purge_step[phase],
-                        wall_time=time.time(),
-                        session_log=start,
-                    )
-                )
-        for name, value in metrics.items():
-            scalar = summary.scalar(name, float(value))
-            self._events[phase].write_event(
-                Event(step=step, wall_time=time.time(), summary=scalar)
-            )
-        self._events[phase].flush()
-
     def _unwritable(self, error: OSError) -> TrainingError:
         return TrainingError(
             f"cannot write {self._path} ({error.strerror or error}): free space or "
@@ -180,6 +182,11 @@ class NoWriter:
         self, step: int, metrics: Mapping[str, Any], *, prefix: str = "student"
     ) -> None:
         """Writes nothing."""
+
+    def show_masks(
+        self, step: int, matrices: Mapping[str, np.ndarray], *, prefix: str = "student"
+    ) -> None:
+        """Shows nothing."""
 
     def rewind(self, phase: str, step: int) -> None:
         """Has nothing to drop."""
