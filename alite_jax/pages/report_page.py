@@ -67,10 +67,10 @@ def report_page(
         '<meta name="viewport" content="width=device-width, initial-scale=1">',
         f"<title>{_safe(title)}</title><style>{_STYLE}</style></head><body>",
         f"<h1>{_safe(title)}</h1><p>{_safe(text)}</p>",
-        '<div class="figures">',
-        *(f"<div><b>{_safe(n)}</b>{_safe(what)}</div>" for n, what in figures),
-        "</div>",
     ]
+    if figures:
+        shown = (f"<div><b>{_safe(n)}</b>{_safe(what)}</div>" for n, what in figures)
+        parts += ['<div class="figures">', *shown, "</div>"]
     for section in sections:
         parts += _section(section)
     return "\n".join([*parts, "</body></html>"]) + "\n"
