@@ -34,6 +34,7 @@ def _start_wandb(wandb: ModuleType, name: str, folder: Path, options: Any) -> An
     settings = wandb.Settings(
         console="off",
         silent=True,
+        host="unnamed",
         disable_code=True,
         disable_git=True,
         x_disable_meta=True,
