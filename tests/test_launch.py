@@ -169,7 +169,7 @@ def test_a_damaged_config_of_a_run(calls, tmp_path, capsys):
     ("arguments", "message"),
     [
         (["--job=trian"], "unknown job 'trian'; did you mean 'train'?"),
-        (["--job=x"], "unknown job 'x'; valid names: config, cost, evaluate, export,"),
+        (["--job=x"], "unknown job 'x'; valid names: compare, config, cost, evaluate,"),
         (["--format=jsn"], "unknown format 'jsn'; did you mean 'json'?"),
         (["--format=x"], "unknown format 'x'; valid names: json, markdown, table"),
         (["--table=papr"], "unknown table 'papr'; did you mean 'paper'?"),

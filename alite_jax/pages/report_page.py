@@ -37,6 +37,7 @@ pre { font-size: .8rem; background: var(--block); padding: .8rem 1rem;
 /* Smaller, the text of a plot could not be read; it is moved sideways instead. */
 @media (max-width: 40rem) {
   body { margin: 1.2rem auto; padding: 0 1rem; }
+  th, td:not(:first-child) { white-space: nowrap; }
   img { max-width: none; width: 40rem; } }
 """
 
