@@ -69,7 +69,8 @@ ALLOWED = {
     # What the command line and the public functions do with all of it.
     "jobs": {
         *("compiled_programs", "config", "counting", "data", "deploy", "errors"),
-        *("jax_settings", "models", "pages", "paths", "runs", "sparsity"),
+        *("jax_settings", "models", "pages", "paths", "provenance", "runs"),
+        "sparsity",
         *("structure", "study", "training", "trees"),
     },
     "__init__": {

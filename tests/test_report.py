@@ -17,7 +17,6 @@ from alite_jax.errors import CheckpointError
 from alite_jax.pages import run_plots
 from alite_jax.pages.class_sections import class_sections
 from alite_jax.pages.plot_style import STYLE
-from alite_jax.pages.provenance import environment_rows, provenance
 from alite_jax.pages.report_page import Section, report_page
 from alite_jax.sparsity.mask_matrices import mask_matrices, shrunk
 
@@ -151,19 +150,6 @@ def test_losses_that_are_the_same_quantity_are_compared() -> None:
     ]
     drawn = run_plots.curves(records).axes[0].lines
     assert [line.get_ydata().tolist() for line in drawn] == [[1.0, 1.0], [2.0, 2.0]]
-
-
-def test_what_is_known_of_where_a_run_comes_from() -> None:
-    before = {"jax": "0.10.2", "device": "2 CPU cores"}
-    assert provenance(before) == "Trained on 2 CPU cores, jax 0.10.2."
-    known = {"version": "0.1.0", "commit": "abc", "command": "alite train"}
-    assert provenance({**before, **known, "date": "2026-11-27"}) == (
-        "Trained 2026-11-27 with alite_jax 0.1.0 (commit abc) on 2 CPU cores,"
-        " jax 0.10.2, by `alite train`."
-    )
-    assert provenance({}) == "Trained."
-    assert environment_rows({"a_b": 1}) == [["", "value"], ["a b", "1"]]
-    assert environment_rows({}) == []
 
 
 def test_a_long_name_keeps_its_ends() -> None:

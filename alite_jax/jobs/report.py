@@ -24,7 +24,6 @@ from alite_jax.pages import run_plots
 from alite_jax.pages.attention_maps import attention_maps
 from alite_jax.pages.class_sections import class_sections
 from alite_jax.pages.cost_table import networks_table
-from alite_jax.pages.provenance import environment_rows, provenance
 from alite_jax.pages.report_page import Section, report_page
 from alite_jax.pages.table import (
     COMPARISON_HEAD,
@@ -34,6 +33,7 @@ from alite_jax.pages.table import (
     seconds_of,
 )
 from alite_jax.paths import user_path
+from alite_jax.provenance import written_by
 from alite_jax.runs.data import load_data
 from alite_jax.runs.folder import read_card, read_summary, settled, write_whole
 from alite_jax.runs.given import Given
@@ -97,8 +97,9 @@ def report(
     environment = summary.get("environment", {})
     page = report_page(
         f"{summary['student']['name']} on {summary['dataset']}",
-        f"{provenance(environment)} Seed {summary['seed']},"
-        f" {len(data.evaluation):,} evaluation images.",
+        f"Trained by {written_by(environment)}{_machine(environment)}; seed"
+        f" {summary['seed']}, {len(data.evaluation):,} evaluation images."
+        f" {config.logging.note}".rstrip(),
         _figures(summary),
         [
             _comparison(summary),
@@ -118,7 +119,7 @@ def report(
                 folded=networks_table(*costs, "table"),
             ),
             *_export(read_card(folder)),
-            Section("Environment", rows=environment_rows(environment)),
+            Section("Environment", rows=_environment(environment)),
             Section("Configuration", folded=to_json(config)),
         ],
     )
@@ -149,6 +150,18 @@ def _smoothed(config: ConfigDict) -> str:
     }
     told = [f"{share:g} of the {phase}'s" for phase, share in shares.items() if share]
     return f", smoothed by {' and '.join(told)} targets" if told else ""
+
+
+def _machine(environment: Mapping[str, Any]) -> str:
+    device, version = environment.get("device"), environment.get("jax")
+    return f", on {device} with jax {version}" if device else ""
+
+
+def _environment(environment: Mapping[str, Any]) -> list[list[str]]:
+    """All that is known of it, below a head; summaries from before have less."""
+    known = {name: text for name, text in environment.items() if text is not None}
+    lines = [[name.replace("_", " "), str(text)] for name, text in known.items()]
+    return [["", "value"], *lines] if lines else []
 
 
 def _comparison(summary: Mapping[str, Any]) -> Section:

@@ -36,8 +36,8 @@ from alite_jax.runs.processes import is_first, say
 from alite_jax.runs.summary import compare, network_summary, write_summary
 from alite_jax.runs.teachers import check_answers, open_table, write_weights
 from alite_jax.runs.tensorboard import TensorBoard
-from alite_jax.runs.trackers import check_trackers, open_trackers
 from alite_jax.runs.timings import Timings
+from alite_jax.runs.trackers import check_trackers, open_trackers
 from alite_jax.sparsity.masks import nominal_density, pruning_rules
 from alite_jax.training.rewire import check_rewiring_steps, rewiring_steps
 
