@@ -30,10 +30,21 @@ from alite_jax.paths import user_path
 _BROKEN_PIPE, _INTERRUPTED = 141, 130
 
 
-def main(arguments: Sequence[str] | None = None) -> int:
-    """Runs the command line, by default the process's, and returns the exit status."""
+def main(
+    arguments: Sequence[str] | None = None,
+    program: str = "python -m alite_jax.predict",
+) -> int:
+    """Classifies images with an exported network.
+
+    Args:
+        arguments: the command line, by default the process's.
+        program: what stands before them, for the help.
+
+    Returns:
+        The exit status.
+    """
     parser = argparse.ArgumentParser(
-        prog="python -m alite_jax.predict",
+        prog=program,
         description="Classifies images with an exported network.",
     )
     parser.add_argument("model", help="folder that --job=export wrote")

@@ -73,6 +73,11 @@ ALLOWED = {
         "sparsity",
         *("structure", "study", "training", "trees"),
     },
+    "command_help": {"jobs"},
+    "command_line": {
+        *("__init__", "command_help", "config", "errors", "jobs", "paths", "runs"),
+    },
+    "__main__": {"__init__", "allocator", "command_line", "predict"},
     "__init__": {
         *("config", "data", "distillation", "jobs", "models", "runs", "sparsity"),
         "study",

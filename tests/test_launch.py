@@ -11,7 +11,7 @@ import jax
 import pytest
 from absl.testing import flagsaver
 
-import launch
+from alite_jax import command_line
 from alite_jax.config import get_config, override
 from alite_jax.config.run_config import to_json
 from alite_jax.counting import comparison
@@ -24,7 +24,7 @@ ROOT = Path(__file__).resolve().parent.parent
 def fresh_flags():
     with flagsaver.flagsaver():
         yield
-    launch.FLAGS.unparse_flags()
+    command_line.FLAGS.unparse_flags()
 
 
 @pytest.fixture
@@ -51,7 +51,7 @@ def calls(monkeypatch):
 def run(*arguments):
     """Runs the command line in this process and returns the exit status."""
     try:
-        return launch.main(launch.parse(["launch.py", *arguments]))
+        return command_line.main(command_line.parse(["launch.py", *arguments]))
     except SystemExit as stop:
         return stop.code
 
@@ -140,7 +140,7 @@ def test_cost_of_the_paper_s_networks_as_json(calls, capsys, monkeypatch):
     ],
 )
 def test_default_workdir(config, workdir):
-    assert launch.default_workdir("train", config) == workdir
+    assert command_line.default_workdir("train", config) == workdir
 
 
 def test_without_a_config_the_run_s_own_is_used(calls, tmp_path):
@@ -245,18 +245,24 @@ def test_any_other_exception_is_a_defect_and_keeps_its_traceback(calls, monkeypa
 
 def test_split_overrides_keeps_the_rest_in_order():
     argv = ["p", "--a=1", "--config.seed=2", "--config=x", "--config.seed", "-1"]
-    others, overrides = launch.split_overrides(argv)
+    others, overrides = command_line.split_overrides(argv)
     assert others == ["p", "--a=1", "--config=x"]
     assert overrides == ["seed=2", "seed=-1"]
     with pytest.raises(ConfigError, match="needs a value"):
-        launch.split_overrides(["p", "--config.seed"])
+        command_line.split_overrides(["p", "--config.seed"])
 
 
 @pytest.mark.parametrize("flag", ["--help", "-h"])
 def test_help_names_jobs_configs_and_arguments(capsys, flag):
     assert run(flag) == 0
     text = " ".join(capsys.readouterr().out.split())
-    for part in ("--workdir", *launch.JOBS, "tiny_imagenet", "kernel_size", "smoke"):
+    for part in (
+        "--workdir",
+        *command_line.JOBS,
+        "tiny_imagenet",
+        "kernel_size",
+        "smoke",
+    ):
         assert part in text
     assert "--config.SECTION.FIELD=VALUE" in text
 

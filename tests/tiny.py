@@ -108,16 +108,16 @@ def tiny_config(changes: dict[str, Any] | None = None) -> ConfigDict:
 
 def run_command(*arguments: str) -> int:
     """Runs the command line in this process and returns the exit status."""
-    # Here, since a config file of these tests brings this module into launch.py.
-    import launch
+    # Here, since a config file of these tests brings this module into a command line.
+    from alite_jax import command_line
 
     with flagsaver.flagsaver():
         try:
-            return launch.main(launch.parse(["launch.py", *arguments]))
+            return command_line.main(command_line.parse(["launch.py", *arguments]))
         except SystemExit as stop:
             return int(str(stop.code))
         finally:
-            launch.FLAGS.unparse_flags()
+            command_line.FLAGS.unparse_flags()
 
 
 # Views of images that are the images.

@@ -1,8 +1,9 @@
-"""What the command line can do: an entry for each value of `--job`, with its flags.
+"""What the command line can do: an entry for each job, with its flags.
 
-The job NAME is `run(command)` of the module `alite_jax.jobs.NAME`, which is loaded when
-it is asked for. Flags are declared here, beside their job and not in its module, since
-help and mistakes in a command line must show at once, and JAX takes seconds to load.
+`alite NAME` and `launch.py --job=NAME` are `run(command)` of the module
+`alite_jax.jobs.NAME`, which is loaded when it is asked for. Flags are declared here,
+beside their job and not in its module, since help and mistakes in a command line must
+show at once, and JAX takes seconds to load.
 """
 
 from collections.abc import Collection
@@ -36,16 +37,22 @@ class Job(NamedTuple):
         summary: what it does, in a sentence.
         flags: those that no other job has.
         folder: where `--workdir` lies if it is left out.
+        positional: a flag that may be given by its value alone, as in `alite report
+            RUN`; of one whose default is a tuple there may be several values.
     """
 
     summary: str
     flags: tuple[Flag, ...] = ()
     folder: str = "runs"
+    positional: str = ""
 
 
 JOBS: dict[str, Job] = {
     "train": Job("Train teacher and student, compare them in WORKDIR/summary.json."),
-    "evaluate": Job("Measure the networks of a finished run on the evaluation split."),
+    "evaluate": Job(
+        "Measure the networks of a finished run on the evaluation split.",
+        positional="workdir",
+    ),
     "export": Job(
         "Write the student of a finished run to WORKDIR/export, to be used elsewhere.",
         (
@@ -62,14 +69,19 @@ JOBS: dict[str, Job] = {
                 " separated by commas. tflite:64 is a program for 64 images at a time.",
             ),
         ),
+        positional="workdir",
     ),
-    "report": Job("Write one page about a finished run, WORKDIR/report/index.html."),
+    "report": Job(
+        "Write one page about a finished run, WORKDIR/report/index.html.",
+        positional="workdir",
+    ),
     "compare": Job(
         "Print a table of several runs and what differs in them; write a page of both.",
         (
             Flag("runs", (), "Folder of a run for --job=compare; once for each run."),
             Flag("page", "runs/compare/index.html", "Where --job=compare writes."),
         ),
+        positional="runs",
     ),
     "profile": Job(
         "Trace some steps of both networks into WORKDIR/profile; a run of its own.",
@@ -128,6 +140,7 @@ JOBS: dict[str, Job] = {
             ),
         ),
         folder="runs/studies",
+        positional="study",
     ),
     "sweep": Job(
         "Train a run for each combination of the values that --sweep flags give.",
