@@ -12,7 +12,8 @@ def main() -> None:
         from alite_jax import predict
 
         sys.exit(predict.main(sys.argv[2:], "alite predict"))
-    restart_tuned()
+    if not {"--help", "-h", "--version"} & set(sys.argv):  # Which show at once.
+        restart_tuned()
     from alite_jax.command_line import start_alite
 
     start_alite()

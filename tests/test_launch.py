@@ -3,6 +3,7 @@
 import importlib
 import json
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -11,6 +12,7 @@ import jax
 import pytest
 from absl.testing import flagsaver
 
+import alite_jax
 from alite_jax import command_line
 from alite_jax.config import get_config, override
 from alite_jax.config.run_config import to_json
@@ -241,6 +243,100 @@ def test_any_other_exception_is_a_defect_and_keeps_its_traceback(calls, monkeypa
     monkeypatch.setattr("alite_jax.jobs.train.train", fail)
     with pytest.raises(ZeroDivisionError):
         run("--workdir=w")
+
+
+@pytest.mark.parametrize(
+    ("words", "flags"),
+    [
+        ("train --config=digits", "--job=train --config=digits"),
+        ("evaluate runs/x", "--job=evaluate runs/x"),
+        ("--help", "--help"),
+        ("--version", "--version"),
+    ],
+)
+def test_a_job_may_come_first(words, flags):
+    assert command_line.with_job_flag(words.split()) == flags.split()
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        ("trian", "unknown job 'trian'; did you mean 'train'"),
+        ("predikt m", "unknown job 'predikt'; did you mean 'predict'"),
+        ("", "the job comes first, as in `alite train`: train, evaluate"),
+        ("--config=digits", "the job comes first"),
+        ("train --job=export", "unexpected argument '--job=export', the job is train"),
+    ],
+)
+def test_a_mistake_about_the_job_that_comes_first(words, message):
+    with pytest.raises(ConfigError, match=re.escape(message)):
+        command_line.with_job_flag(words.split())
+
+
+def test_a_run_may_be_given_without_its_flag_s_name(calls):
+    for place in ("runs/x", "--workdir=runs/x"):
+        assert run("--job=evaluate", place, "--config=digits") == 0
+    assert calls[0] == calls[1] == ("evaluate", get_config("digits"), "runs/x")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["a", "b"], "unexpected argument 'b' after 'a'"),
+        (["a", "--workdir=b"], "unexpected argument 'a', --workdir is given, too"),
+    ],
+)
+def test_a_run_is_given_once(calls, capsys, arguments, message):
+    assert run("--job=evaluate", *arguments) == 2
+    assert capsys.readouterr().err == f"error: {message}\n"
+    assert calls == []
+
+
+def test_a_job_may_take_several_values_without_a_name(monkeypatch, capsys):
+    # `sweep` is a flag of which there may be several.
+    job = command_line.JOBS["sweep"]._replace(positional="sweep")
+    monkeypatch.setitem(command_line.JOBS, "sweep", job)
+    argv = command_line.with_job_flag(["sweep", "a=1", "--config=digits", "b=2,3"])
+    command_line.parse(["alite", *argv])
+    assert command_line.FLAGS.sweep == ["a=1", "b=2,3"]
+    assert command_line.FLAGS.config == "digits"
+
+
+def test_help_of_one_job_has_its_flags_and_no_others(capsys):
+    with pytest.raises(SystemExit) as stop:
+        command_line.parse(["alite", "--job=export", "--help"])
+    text = capsys.readouterr().out
+    assert stop.value.code == 0 and text.startswith("usage: alite export [RUN]")
+    assert "--formats" in text and "--target" not in text and "--job" in text
+
+
+@pytest.mark.parametrize(
+    ("arguments", "status", "start"),
+    [
+        (["--version"], 0, f"alite {alite_jax.__version__}\n"),
+        (["--help"], 0, "usage: alite JOB"),
+        (["plan", "--help"], 0, "usage: alite plan [--FLAG=VALUE ...]"),
+        (["predict", "--help"], 0, "usage: alite predict"),
+        (["trian"], 2, ""),
+    ],
+)
+def test_the_command_answers_before_jax_is_loaded(tmp_path, arguments, status, start):
+    script = (
+        "import sys, runpy\n"
+        "sys.modules['jax'] = None\n"  # Importing it fails.
+        "runpy.run_module('alite_jax', run_name='__main__', alter_sys=True)"
+    )
+    done = subprocess.run(
+        [sys.executable, "-W", "error", "-c", script, *arguments],
+        cwd=tmp_path,
+        env=os.environ | {"PYTHONPATH": str(ROOT), "ALITE_MALLOC": "system"},
+        capture_output=True,
+        text=True,
+        timeout=60,
+    )
+    assert done.returncode == status, done.stderr
+    assert done.stdout.startswith(start)
+    assert bool(done.stderr) == (status == 2)
 
 
 def test_split_overrides_keeps_the_rest_in_order():

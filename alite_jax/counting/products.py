@@ -149,7 +149,7 @@ def _count_equation(equation: JaxprEqn, operands: list[_Origin]) -> _Counted:
         case "concatenate":
             return [_any_of(operands)], _Tally()
         case "scan":
-            fixed, varied = params["num_consts"], params["num_carry"]
+            fixed, varied = _fixed_and_varied(equation)
             return _loop(params["jaxpr"], operands, fixed, varied, params["length"])
         case "while":
             operands = operands[params["cond_nconsts"] :]
@@ -165,6 +165,15 @@ def _count_equation(equation: JaxprEqn, operands: list[_Origin]) -> _Counted:
         for parameter in _any_of([x for x in operands if x]) or ():
             tally.macs[parameter.path] += 0  # Keeps the order.
     return [_elementwise(operands)] * len(equation.outvars), tally
+
+
+def _fixed_and_varied(scan: JaxprEqn) -> tuple[int, int]:
+    """How many constants a scan has, and how many values it carries."""
+    params = scan.params
+    if "ft_in" in params:  # JAX 0.12: trees of the constants, the carry and the rest.
+        fixed, varied, _ = params["ft_in"].unpack()
+        return len(list(fixed)), len(list(varied))
+    return params["num_consts"], params["num_carry"]
 
 
 def _any_of(origins: Sequence[_Origin]) -> _Origin:

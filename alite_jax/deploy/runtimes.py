@@ -1,16 +1,20 @@
 """What runs an exported network: JAX, ONNX Runtime or LiteRT, each loaded on demand.
 
-Nothing but NumPy is imported here, so that using one of them needs no other.
+Not even NumPy is imported above, so that using one of them needs no other, and the
+command line, which knows their names, answers at once.
 """
+
+from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from functools import partial
 from importlib.util import find_spec
-from typing import Any, NamedTuple
-
-import numpy as np
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from alite_jax.errors import ArtefactError
+
+if TYPE_CHECKING:
+    import numpy as np
 
 GRAPH, WEIGHTS = "graph.stablehlo", "weights.alite"
 ONNX, ONNX_INT8, TFLITE = "model.onnx", "model_int8.onnx", "model.tflite"
@@ -18,7 +22,7 @@ ONNX, ONNX_INT8, TFLITE = "model.onnx", "model_int8.onnx", "model.tflite"
 # How many a program of any number is given: its arrays then stay in the cache.
 IMAGES_AT_ONCE = 8
 
-Call = Callable[[np.ndarray], np.ndarray]
+Call = Callable[["np.ndarray"], "np.ndarray"]
 
 
 class Program(NamedTuple):
@@ -61,6 +65,7 @@ def read_jax(graph: bytes, weights: bytes) -> Program:
         PackedFileError: `weights` are damaged.
     """
     import jax
+    import numpy as np
 
     from alite_jax.deploy.pack import unpack
 
@@ -98,6 +103,7 @@ def _of_images(exported: Any, weights: Mapping[str, Any]) -> Callable[[Any], Any
 
 def read_onnx(content: bytes) -> Program:
     """Loads a program into ONNX Runtime, on one thread of the CPU."""
+    import numpy as np
     import onnxruntime
 
     options = onnxruntime.SessionOptions()
@@ -117,6 +123,7 @@ def read_onnx(content: bytes) -> Program:
 
 def read_tflite(content: bytes) -> Program:
     """Loads a program into LiteRT, on one thread."""
+    import numpy as np
     from ai_edge_litert.interpreter import Interpreter
 
     interpreter = Interpreter(model_content=content, num_threads=1)
@@ -148,6 +155,7 @@ def in_batches_of(size: int, call: Call, fixed: bool = True) -> Call:
 
     The last ones are filled up where the size is `fixed`.
     """
+    import numpy as np
 
     def run(images: np.ndarray) -> np.ndarray:
         logits = []
