@@ -13,7 +13,7 @@ INSTALLED_DEV := $(VENV)/.installed-dev
 INSTALLED_BENCH := $(VENV)/.installed-bench
 
 .DEFAULT_GOAL := help
-.PHONY: help compile-ahead demo test test-processes test-accelerator test-all bench bench-gpu docs lint format clean
+.PHONY: help compile-ahead demo test test-processes test-accelerator test-all test-matrix bench bench-gpu docs lint format clean
 
 help:  ## list these commands
 	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 18
@@ -35,6 +35,11 @@ test-accelerator: $(INSTALLED_DEV)  ## run what matters most on the devices that
 
 test-all: $(INSTALLED_DEV)  ## run the slow tests too
 	$(PYTEST) -m "slow or not slow" $(ARGS)
+
+# The interpreters, by name or path; tests/matrix.py says more.
+PYTHONS ?= python3.11 python3.12 python3.13
+test-matrix:  ## run the tests on each of PYTHONS, and on the oldest and newest JAX: half an hour
+	PYTHONS="$(PYTHONS)" $(PYTHON) tests/matrix.py $(ARGS)
 
 bench: $(INSTALLED_BENCH)  ## measure speed and memory against peers: an hour
 	$(BIN)/python -m benchmarks $(ARGS)
@@ -65,7 +70,7 @@ format: $(INSTALLED_DEV)  ## rewrite the code in the project's format
 	$(BIN)/ruff format .
 
 clean:  ## remove caches and the environment, but no run
-	rm -rf $(VENV) .venv-gpu .venv-tpu .cache .hypothesis .mypy_cache .pytest_cache .ruff_cache build dist *.egg-info
+	rm -rf $(VENV) .venv-gpu .venv-tpu .venv-matrix-* .cache .hypothesis .mypy_cache .pytest_cache .ruff_cache build dist *.egg-info
 
 $(BIN)/pip:
 	@command -v $(PYTHON) >/dev/null || { \

@@ -1,0 +1,139 @@
+"""Wheel and sdist: what is in them, and that an installation works by itself."""
+
+import os
+import shutil
+import subprocess
+import sys
+import sysconfig
+import tarfile
+import zipfile
+from pathlib import Path, PurePosixPath
+
+import numpy as np
+import pytest
+from PIL import Image
+
+import alite_jax
+
+ROOT = Path(__file__).resolve().parent.parent
+BUILD = "from setuptools import build_meta; build_meta.build_{}({!r})"
+TINY = (
+    "--config.teacher.epochs=1",
+    "--config.student.epochs=4",
+    "--config.teacher.width=4",
+    "--config.student.width=4",
+    "--config.data.train_split=train[:64]",
+    "--config.data.eval_split=test[:20]",
+    "--config.data.batch_size=32",
+    "--config.teacher.optimizer.warmup_epochs=0",
+    "--config.student.optimizer.warmup_epochs=0",
+    "--config.logging.progress=false",
+)
+
+
+@pytest.fixture(scope="module")
+def built(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with the wheel and the sdist, built in a copy of the checkout."""
+    folder = tmp_path_factory.mktemp("built")
+    source = folder / "source"
+    made = {str(ROOT / name) for name in ("runs", "build", "dist")}
+
+    def left(parent: str, names: list[str]) -> set[str]:
+        """Environments, caches and runs: what git ignores."""
+        hidden = shutil.ignore_patterns(".*", "__pycache__", "*.egg-info")
+        return hidden(parent, names) | {n for n in names if f"{parent}/{n}" in made}
+
+    shutil.copytree(ROOT, source, ignore=left)
+    for kind in ("wheel", "sdist"):
+        script = BUILD.format(kind, str(folder))
+        done = subprocess.run(
+            [sys.executable, "-c", script], cwd=source, capture_output=True, text=True
+        )
+        assert done.returncode == 0, done.stderr
+    return folder
+
+
+@pytest.fixture(scope="module")
+def programs(built: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Where the command lies of an environment of its own, with the wheel installed.
+
+    What the package imports comes from this environment and is not downloaded again.
+    """
+    folder = tmp_path_factory.mktemp("environment")
+    subprocess.run([sys.executable, "-m", "venv", folder], check=True)
+    ours = sysconfig.get_path("purelib")
+    scheme = {"base": str(folder), "platbase": str(folder)}
+    theirs = Path(sysconfig.get_path("purelib", "venv", scheme))
+    (theirs / "dependencies.pth").write_text(ours + "\n")
+    (wheel,) = built.glob("*.whl")
+    python = folder / "bin" / "python"
+    pip = [python, "-m", "pip", "install", "--quiet", "--no-deps", "--no-index"]
+    subprocess.run([*pip, wheel], check=True)
+    return folder / "bin"
+
+
+@pytest.mark.processes
+def test_the_wheel_has_the_package_and_its_configs_and_nothing_else(
+    built: Path,
+) -> None:
+    (wheel,) = built.glob("*.whl")
+    names = set(zipfile.ZipFile(wheel).namelist())
+    kept = {path.relative_to(ROOT) for path in (ROOT / "alite_jax").rglob("*.py")}
+    kept |= {
+        Path("alite_jax") / path.relative_to(ROOT)
+        for path in (ROOT / "configs").rglob("*.py")
+    }
+    others = {name for name in names if ".dist-info/" not in name}
+    assert others == {path.as_posix() for path in kept}
+    assert wheel.name.startswith(f"alite_jax-{alite_jax.__version__}-")
+
+
+@pytest.mark.processes
+def test_the_sdist_has_what_the_wheel_is_built_from(built: Path) -> None:
+    (sdist,) = built.glob("*.tar.gz")
+    with tarfile.open(sdist) as archive:
+        paths = [PurePosixPath(*PurePosixPath(m.name).parts[1:]) for m in archive]
+    top = {path.parts[0] for path in paths if path.parts}
+    assert {"alite_jax", "configs", "pyproject.toml", "LICENSE", "README.md"} <= top
+    assert {"requirements.txt", "requirements-onnx.txt"} <= top
+    assert not top & {"tests", "results", "runs", "benchmarks", "notebooks", "docs"}
+
+
+@pytest.mark.processes
+def test_the_command_works_in_a_folder_that_is_no_checkout(
+    programs: Path, tmp_path: Path
+) -> None:
+    environment = {
+        name: value for name, value in os.environ.items() if name != "PYTHONPATH"
+    } | {"JAX_PLATFORMS": "cpu"}
+
+    def alite(*arguments: str, status: int = 0) -> str:
+        done = subprocess.run(
+            [programs / "alite", *arguments],
+            cwd=tmp_path,
+            env=environment,
+            capture_output=True,
+            text=True,
+            timeout=240,
+        )
+        assert done.returncode == status, done.stderr
+        return done.stdout + done.stderr
+
+    where = "import alite_jax; print(alite_jax.__file__)"
+    found = subprocess.run(
+        [programs / "python", "-c", where], cwd=tmp_path, capture_output=True, text=True
+    )
+    assert found.stdout.startswith(str(programs.parent)), found.stderr
+    assert alite("--version") == f"alite {alite_jax.__version__}\n"
+    assert alite("--help").startswith("usage: alite JOB")
+    assert "did you mean 'train'" in alite("trian", status=2)
+    assert "unknown study 'digts'" in alite("study", "digts", status=2)
+    alite("train", "--config=digits", *TINY)
+    run = tmp_path / "runs" / "digits"
+    assert (run / "summary.json").is_file()
+    alite("report", "runs/digits")
+    assert (run / "report" / "index.html").is_file()
+    alite("export", "runs/digits")
+    Image.fromarray(np.zeros((8, 8), np.uint8)).save(tmp_path / "photo.png")
+    said = alite("predict", "runs/digits/export", "photo.png")
+    assert said.startswith("photo.png: ")
