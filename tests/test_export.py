@@ -392,7 +392,10 @@ def test_a_program_for_litert_needs_its_converter(
 
     monkeypatch.setattr(export_job, "load_data", too_early)
     assert run_command("--job=export", f"--workdir={run}", "--formats=tflite") == 2
-    assert "pip install -r requirements-tflite.txt" in capsys.readouterr().err
+    assert (
+        "pip install ai-edge-litert==2.3.0 litert-converter==0.5.0"
+        in capsys.readouterr().err
+    )
     assert (run / "export" / "card.json").exists()  # What was there stays.
 
 

@@ -18,6 +18,7 @@ import alite_jax
 ROOT = Path(__file__).resolve().parent.parent
 BUILD = "from setuptools import build_meta; build_meta.build_{}({!r})"
 TINY = (
+    "--config.teacher.model=resnet18",
     "--config.teacher.epochs=1",
     "--config.student.epochs=4",
     "--config.teacher.width=4",

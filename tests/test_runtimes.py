@@ -181,9 +181,13 @@ def test_a_format_that_is_not_installed_names_its_requirements(
                 wanted = f"the format {name} needs .*{module}.*; run {known.install}"
                 with pytest.raises(ArtefactError, match=wanted):
                     parse_formats([name])
-            _, _, file = known.install.partition("-r ")
-            assert (ROOT / file.split()[0]).exists()
+    # Its versions are those of the requirements files.
+    for name in ("onnx", "tflite"):
+        text = (ROOT / f"requirements-{name}.txt").read_text()
+        listed = [line for line in text.splitlines() if not line.startswith("#")]
+        assert set(listed) <= set(FORMATS[name].install.split())
     # What no requirements file can say is the same wherever it is said.
+    assert FORMATS["tflite"].install.split()[-1] in text
     without = FORMATS["onnx"].install.partition("&& pip install ")[2]
     for file in ("Makefile", "requirements-onnx.txt", "docs/export.md"):
         assert without in (ROOT / file).read_text()

@@ -119,9 +119,11 @@ def _read_safetensors(content: bytes, network: Exportable) -> Call:
 
 
 _ONNX_MODULES = ("jax2onnx", "onnx", "onnxruntime")
+# The versions are those of the requirements files, which an installation lacks.
 # jax2onnx asks for an orbax-checkpoint older than the project's, and never imports it.
 _INSTALL_ONNX = (
-    "pip install -r requirements-onnx.txt && pip install --no-deps jax2onnx==0.17.1"
+    "pip install onnx==1.23.2 onnx-ir==1.1.0 onnxruntime==1.32.0"
+    " && pip install --no-deps jax2onnx==0.17.1"
 )
 
 FORMATS: dict[str, Format] = {
@@ -149,7 +151,7 @@ FORMATS: dict[str, Format] = {
         _write_tflite,
         lambda content, _: read_tflite(content).call,
         modules=("litert_converter", "ai_edge_litert"),
-        install="pip install -r requirements-tflite.txt",
+        install="pip install ai-edge-litert==2.3.0 litert-converter==0.5.0",
         timed=True,
     ),
     "mlir": Format(
