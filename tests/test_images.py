@@ -78,7 +78,7 @@ def tiff(values: np.ndarray, bits: int, photometric: int) -> bytes:
 
 def palette(alphas: Any) -> bytes:
     """White ink in a palette, its first colour white as well."""
-    image = Image.fromarray(np.arange(6, dtype=np.uint8).reshape(2, 3), "L")
+    image = Image.fromarray(np.arange(6, dtype=np.uint8).reshape(2, 3))
     image.putpalette([255, 255, 255] * 6)
     return saved(image, transparency=alphas)
 
