@@ -8,6 +8,7 @@ or 143 stopped by Ctrl-C or SIGTERM.
 
 import importlib
 import re
+import signal
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -93,6 +94,8 @@ def parse(argv: list[str]) -> list[str]:
             mistake (2).
     """
     if {"--help", "-h"} & set(argv[1:]):
+        # `alite --help | head` ends as other programs do, without a word.
+        signal.signal(signal.SIGPIPE, signal.SIG_DFL)
         print(help_text(argv, __name__))
         sys.exit(0)
     if "--version" in argv[1:]:
