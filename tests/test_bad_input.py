@@ -94,10 +94,7 @@ CASES = {
     "unknown split": Case(["data.train_split=tranin"], ["data.train_split", "tranin"]),
     "missing data set": Case(
         ["data.name=cifar10", "data.data_dir=nowhere"],
-        [
-            "python launch.py --config=configs/cifar10.py --job=prepare "
-            "--config.data.data_dir=nowhere"
-        ],
+        ["python -m alite_jax prepare --config=cifar10 --config.data.data_dir=nowhere"],
     ),
     "teacher of no run": Case(
         ["teacher.workdir=nowhere"], ["teacher.workdir is nowhere", "no finished run"]

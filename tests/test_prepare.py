@@ -34,6 +34,7 @@ from PIL import Image
 from tensorflow_datasets.core.download import checksums, downloader
 from tiny import run_command
 
+from alite_jax.command_line import with_job_flag
 from alite_jax.data import wordnet
 from alite_jax.data.builders import cifar
 from alite_jax.data.prepare import prepare
@@ -405,9 +406,9 @@ def digits(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def command_of(message: str) -> list[str]:
     """The arguments of the command that a sentence gives, as a shell splits it."""
-    found = re.search("run `python launch.py (.*)`", message)
+    found = re.search("run `python -m alite_jax (.*)`", message)
     assert found is not None
-    return shlex.split(found[1])
+    return with_job_flag(shlex.split(found[1]))
 
 
 @pytest.mark.parametrize(("damage", "finding"), DAMAGE.values(), ids=DAMAGE.keys())
@@ -430,7 +431,7 @@ def test_damaged_metadata_is_one_sentence_everywhere(
     (message,) = messages
     assert message.startswith(f"the data set in {folder} is incomplete or damaged (")
     assert re.search(finding, message) and "\n" not in message
-    assert "; delete that folder and run `python launch.py --config=" in message
+    assert "; delete that folder and run `python -m alite_jax prepare --" in message
     assert run_command(*command_of(message)) == 2
     assert capsys.readouterr() == ("", f"error: {message}\n")
 

@@ -169,7 +169,7 @@ def test_missing_data_says_what_to_run(tmp_path: Path) -> None:
     with pytest.raises(DataError) as caught:
         load_split(data_config(name="cifar10", data_dir=str(tmp_path)), "train")
     assert f"cifar10 is not prepared in {tmp_path}" in str(caught.value)
-    command = "python launch.py --config=configs/cifar10.py --job=prepare"
+    command = "python -m alite_jax prepare --config=cifar10"
     assert f"{command} --config.data.data_dir={tmp_path}`" in str(caught.value)
 
     with pytest.raises(DataError) as caught:

@@ -286,7 +286,7 @@ def test_variants(tmp_path: Path) -> None:
         ("qqqqqqqq", r"such as \['digits', 'cifar10', 'cifar100', 'tiny_imagenet'\]"),
         (
             "mnist",
-            "mnist is not prepared in .* run `python launch.py --config=configs/",
+            "mnist is not prepared in .* run `python -m alite_jax prepare --config=",
         ),
         ("../x", "'../x' is unknown to TFDS"),
         ("", "'' is unknown to TFDS"),
@@ -317,7 +317,7 @@ def test_the_nearest_of_what_is_prepared_here(tmp_path: Path) -> None:
                 " named 'tensorflow'"
             ),
             "TFDS needs the package tensorflow to prepare mnist; `pip install"
-            " tensorflow` for this one step and run `python launch.py",
+            " tensorflow` for this one step and run `python -m alite_jax prepare",
         ),
         (
             ModuleNotFoundError(

@@ -56,12 +56,15 @@ def _folder(text: str) -> pathlib.Path:
 
 
 def prepare_command(data_config: ConfigDict) -> str:
-    """Returns the command line that prepares the data set of this configuration."""
+    """Returns the command that prepares the data set of this configuration.
+
+    It works in a checkout as well as where the package is installed.
+    """
     name, folder = data_config.name, data_config.folder
-    config = f"configs/{name}.py" if name in DATASETS else f"configs/tfds.py:{name}"
+    config = name if name in DATASETS else f"tfds:{name}"
     if folder:
-        config = f"configs/folder.py:{folder}"
-    command = f"python launch.py --config={shlex.quote(config)} --job=prepare"
+        config = f"folder:{folder}"
+    command = f"python -m alite_jax prepare --config={shlex.quote(config)}"
     for field in ("data_dir", "manual_dir"):
         if data_config[field]:
             command += f" --config.data.{field}={shlex.quote(data_config[field])}"
