@@ -313,7 +313,7 @@ STUDIES = [
     *("photographs_cpu.py", "cifar10.py", "cifar10.py:short"),
     "cifar10_cpu_runtimes.py",
 ]
-WAITING = ("cifar10", "cifar10_short", "cifar10_cpu_runtimes")
+WAITING = ("cifar10", "cifar10_short")
 
 
 def test_a_study_with_formats_exports_its_students_once(
