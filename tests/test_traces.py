@@ -14,6 +14,7 @@ from alite_jax.runs import fit as fit_module
 from alite_jax.runs import parallel
 from alite_jax.runs.evaluation import Evaluator
 from alite_jax.runs.metrics import MetricWriter
+from alite_jax.runs.timings import Timings
 
 
 class Counts:
@@ -114,7 +115,9 @@ def test_evaluating_stored_variables_compiles_nothing_new(
     network = make_network(tmp_path, config)
     evaluator = Evaluator(network.model, DATA, config.data.eval_batch_size)
     with MetricWriter(tmp_path) as writer:
-        variables, _ = fit_module.fit(network, None, config, DATA, evaluator, writer)
+        variables, _ = fit_module.fit(
+            network, None, config, DATA, evaluator, writer, Timings()
+        )
     evaluator(parallel.replicate(variables))
     assert counts.calls["eval_step"] == 8
     assert counts.traces["eval_step"] == counts.compilations["eval_step"] == 1
