@@ -63,7 +63,7 @@ def test_every_cell_runs_with_tiny_networks(
     plt.close("all")
     assert "<iframe" in names["frame"] and names["size"] > 0
     assert len(names["guesses"]) == 1 and names["guesses"][0]
-    assert set(names["found"]["student"]["class_accuracy"]) == {"a 3", "a 7"}
+    assert set(names["of_images"]["student"]["class_accuracy"]) == {"a 3", "a 7"}
     assert len(names["table"]) == 2
     assert names["maps"].shape[-2:] == (7, 7)
     assert list(names["own"]) == ["student", "teacher", "weights", "optimizer", "loss"]

@@ -44,12 +44,12 @@ def make_record(run: Run) -> dict[str, Any]:
         section, field = name.split(".")
         summary["config"][section][field] = ""
     # It has folders, too; the study's page has a command for each row.
-    summary["environment"].pop("command", None)
+    summary.get("environment", {}).pop("command", None)
     lines = read_metrics(run.folder)
     phases = {line["phase"]: None for line in lines}
     card = read_card(run.folder)
     if card is not None:
-        card["environment"].pop("command", None)
+        card.get("environment", {}).pop("command", None)
     return {
         "row": run.name,
         "date": time.strftime("%Y-%m-%d", time.gmtime(lines[-1]["time"])),
