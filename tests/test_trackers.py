@@ -6,12 +6,14 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
+import jax
 import pytest
 from fitting import make_config
 from tiny import run_command, tiny_config
 
 import alite_jax
 from alite_jax.errors import ConfigError
+from alite_jax.runs import processes
 from alite_jax.runs.metrics import MetricWriter, read_metrics
 from alite_jax.runs.trackers import check_trackers, open_trackers
 
@@ -114,6 +116,33 @@ def test_what_fails_is_said_once(
         " metrics.jsonl has everything\n"
     )
     assert len(read_metrics(tmp_path)) == 2
+
+
+def test_damaged_names_do_not_stop_a_training(
+    service: Service, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "trackers.json").write_text('{"wandb/stu')
+    with open_writer(tmp_path, "wandb") as writer:
+        writer.rewind("student", 0)
+        writer.write(1, {"loss": 1.0})
+    assert "wandb failed (JSONDecodeError: " in capsys.readouterr().err
+    assert service.begun == [] and len(read_metrics(tmp_path)) == 1
+
+
+def test_the_first_of_several_processes_waits_for_no_other(
+    service: Service, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Only it has a writer: whoever asked the others here would wait forever."""
+
+    def wait(value: Any) -> Any:
+        pytest.fail("the other processes are asked")
+
+    monkeypatch.setattr(jax, "process_count", lambda: 2)
+    monkeypatch.setattr(processes, "_from_first", wait)
+    with open_writer(tmp_path, "trackio,wandb") as writer:
+        writer.rewind("student", 0)
+        writer.write(1, {"loss": 1.0})
+    assert len(service.begun) == 2
 
 
 def test_what_is_not_installed_is_said_before_any_work(

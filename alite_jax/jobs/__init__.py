@@ -76,7 +76,7 @@ JOBS: dict[str, Job] = {
         positional="workdir",
     ),
     "compare": Job(
-        "Print a table of several runs and what differs in them; write a page of both.",
+        "Print a table of runs and what differs in them; write both as a page.",
         (
             Flag("runs", (), "Folder of a run for --job=compare; once for each run."),
             Flag("page", "runs/compare/index.html", "Where --job=compare writes."),

@@ -22,7 +22,6 @@ from ml_collections import ConfigDict
 from alite_jax.config import flatten
 from alite_jax.config.run_config import OTHER_RUNS, PLACES
 from alite_jax.errors import ConfigError
-from alite_jax.runs.folder import write_whole
 from alite_jax.runs.processes import by_first
 
 _FILE = "trackers.json"  # The names of this run's phases there, to go on with.
@@ -116,6 +115,9 @@ class Tracker:
         them is not sent a second time.
         """
         self.close()
+        self._run = self._attempt(lambda: self._start(phase, dropped))
+
+    def _start(self, phase: str, dropped: Sequence[Mapping[str, Any]]) -> Any:
         path = self._folder / _FILE
         names = json.loads(path.read_text()) if path.exists() else {}
         key = f"{self._service}/{phase}"
@@ -124,17 +126,18 @@ class Tracker:
             self._sent = {(line["step"], name) for line in dropped for name in line}
         else:
             names[key] = f"{self._folder.name}-{phase}-{uuid.uuid4().hex[:8]}"
-            write_whole(path, json.dumps(names, indent=2) + "\n")
+            # Not `write_whole`, which all processes call: only the first has trackers.
+            temporary = path.with_suffix(".tmp")
+            temporary.write_text(json.dumps(names, indent=2) + "\n")
+            temporary.replace(path)
         options = {
             "project": os.environ.get("WANDB_PROJECT", _PROJECT),
             "group": self._folder.name,
             "name": names[key],
             "config": self._config,
         }
-        start, module = _STARTS[self._service], importlib.import_module(self._service)
-        self._run = self._attempt(
-            lambda: start(module, names[key], self._folder, options)
-        )
+        module = importlib.import_module(self._service)
+        return _STARTS[self._service](module, names[key], self._folder, options)
 
     def write(self, phase: str, step: int, metrics: Mapping[str, Any]) -> None:
         """Sends the metrics of a step that were not sent before."""

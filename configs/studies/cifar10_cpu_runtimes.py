@@ -2,6 +2,7 @@
 
     python launch.py --config=configs/cifar10_cpu.py --job=prepare
     pip install -r requirements-onnx.txt -r requirements-tflite.txt
+    pip install litert-converter==0.5.0
     pip install --no-deps jax2onnx==0.17.1
     python launch.py --job=study --study=configs/studies/cifar10_cpu_runtimes.py
 
