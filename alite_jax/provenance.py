@@ -14,7 +14,7 @@ import alite_jax
 
 _PACKAGES = ("jax", "jaxlib", "flax", "optax", "numpy")
 # The programs of this package; other command lines say nothing about a run.
-_PROGRAMS = {"launch.py": "python launch.py", "alite": "alite", "__main__.py": "alite"}
+_PROGRAMS = {"launch.py": "python launch.py", "alite": "alite"}
 
 
 def provenance() -> dict[str, Any]:
@@ -56,7 +56,10 @@ def written_by(environment: dict[str, Any]) -> str:
 
 
 def _command(argv: list[str]) -> str | None:
-    program = _PROGRAMS.get(Path(argv[0]).name)
+    path = Path(argv[0])
+    if path == Path(alite_jax.__file__).parent / "__main__.py":
+        path = Path("alite")
+    program = _PROGRAMS.get(path.name)
     return f"{program} {shlex.join(argv[1:])}".strip() if program else None
 
 

@@ -61,12 +61,14 @@ def train(
     model: Any = None,
     teacher: Any = None,
     alpha: float = 0,
+    timings: Timings | None = None,
 ) -> tuple[Any, float]:
     """Runs `fit`; the teacher is a module and its variables."""
     network = make_network(folder, config, model, alpha)
     evaluator = Evaluator(network.model, DATA, config.data.eval_batch_size)
     with MetricWriter(folder) as writer:
-        return fit(network, teacher, config, DATA, evaluator, writer, Timings())
+        timings = timings or Timings()
+        return fit(network, teacher, config, DATA, evaluator, writer, timings)
 
 
 def make_create(folder: Path, config: Any) -> Callable[[], Any]:

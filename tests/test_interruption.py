@@ -3,6 +3,7 @@
 import os
 import signal
 import threading
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -16,7 +17,9 @@ from tiny import assert_same, run_command, tiny_config
 from alite_jax.data.pipeline import TrainBatches
 from alite_jax.errors import StoppedError
 from alite_jax.jobs import train as train_job
+from alite_jax.runs.checkpoints import Checkpoints
 from alite_jax.runs.interruption import Interruption
+from alite_jax.runs.timings import Timings
 
 # Lines of the record and checkpoints come every four and every twelve steps.
 CONFIG = {"logging__every_steps": 4, "checkpoint__every_steps": 0}
@@ -74,6 +77,25 @@ def test_a_stopped_training_ends_as_if_it_had_not_been(
     last = [states(folder, config, last=True) for folder in (tmp_path / "cut", whole)]
     assert_same(*last)
     assert records(tmp_path / "cut") == records(whole)
+
+
+def test_the_last_checkpoint_is_waited_for_as_writing(
+    whole: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    save = Checkpoints.save
+    timings = Timings()
+    kinds = []
+
+    def slow(checkpoints: Checkpoints, step: int, *args: Any, **options: Any) -> None:
+        if step == fitting.TOTAL:
+            time.sleep(0.2)  # The training goes on meanwhile, if it does.
+            kinds.append(timings._kind)
+        save(checkpoints, step, *args, **options)
+
+    monkeypatch.setattr(Checkpoints, "save", slow)
+    with timings.spent("training"):
+        fitting.train(tmp_path, make_config(**CONFIG), timings=timings)
+    assert kinds == ["writing"]
 
 
 @pytest.fixture

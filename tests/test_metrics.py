@@ -234,7 +234,11 @@ def test_files_get_one_line_an_epoch(clock: list[float]) -> None:
     )
 
 
-def test_terminals_get_a_bar(clock: list[float]) -> None:
+def test_terminals_get_a_bar(
+    clock: list[float], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # Where a shell hands it on, older tqdm takes it for the width of any terminal.
+    monkeypatch.delenv("COLUMNS", raising=False)
     file = Terminal()
     run_epochs(Progress("student", 20, 2, 32, True, file=file), clock)
     text = file.getvalue()

@@ -2,10 +2,12 @@
 
 import os
 import shutil
+import signal
 import subprocess
 import sys
 import sysconfig
 import tarfile
+import time
 import zipfile
 from pathlib import Path, PurePosixPath
 
@@ -14,6 +16,7 @@ import pytest
 from PIL import Image
 
 import alite_jax
+from alite_jax import allocator
 
 ROOT = Path(__file__).resolve().parent.parent
 BUILD = "from setuptools import build_meta; build_meta.build_{}({!r})"
@@ -30,6 +33,13 @@ TINY = (
     "--config.student.optimizer.warmup_epochs=0",
     "--config.logging.progress=false",
 )
+ENVIRONMENT = {
+    name: value
+    for name, value in os.environ.items()
+    if name not in ("PYTHONPATH", allocator.VARIABLE)
+} | {"JAX_PLATFORMS": "cpu"}
+# Ctrl-C is ignored by what a shell starts in the background.
+HEARD = "import os, signal, sys; signal.signal(signal.SIGINT, signal.SIG_DFL)"
 
 
 @pytest.fixture(scope="module")
@@ -104,15 +114,11 @@ def test_the_sdist_has_what_the_wheel_is_built_from(built: Path) -> None:
 def test_the_command_works_in_a_folder_that_is_no_checkout(
     programs: Path, tmp_path: Path
 ) -> None:
-    environment = {
-        name: value for name, value in os.environ.items() if name != "PYTHONPATH"
-    } | {"JAX_PLATFORMS": "cpu"}
-
     def alite(*arguments: str, status: int = 0) -> str:
         done = subprocess.run(
             [programs / "alite", *arguments],
             cwd=tmp_path,
-            env=environment,
+            env=ENVIRONMENT,
             capture_output=True,
             text=True,
             timeout=240,
@@ -138,3 +144,35 @@ def test_the_command_works_in_a_folder_that_is_no_checkout(
     Image.fromarray(np.zeros((8, 8), np.uint8)).save(tmp_path / "photo.png")
     said = alite("predict", "runs/digits/export", "photo.png")
     assert said.startswith("photo.png: ")
+
+
+@pytest.mark.processes
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_the_command_is_started_again_and_stops_at_a_signal(
+    programs: Path, tmp_path: Path, number: int
+) -> None:
+    own = [str(programs / "alite"), "train", "--config=digits", "--workdir=run", *TINY]
+    own.append("--config.student.epochs=900")
+    script = f"{HEARD}; os.execv(sys.argv[1], sys.argv[1:])"
+    with subprocess.Popen(
+        [programs / "python", "-c", script, *own],
+        cwd=tmp_path,
+        env=ENVIRONMENT,
+        stderr=subprocess.PIPE,
+        text=True,
+    ) as process:
+        try:
+            record = tmp_path / "run" / "metrics.jsonl"
+            while not (record.is_file() and '"student"' in record.read_text()):
+                assert process.poll() is None, process.stderr and process.stderr.read()
+                time.sleep(0.1)
+            # The process is the same one, and its new settings are seen from here.
+            tuned = allocator.tuned_environment(ENVIRONMENT) is not None
+            environ = Path("/proc", str(process.pid), "environ").read_text()
+            assert (f"{allocator.VARIABLE}=" in environ) == tuned
+            process.send_signal(number)
+            _, said = process.communicate(timeout=120)
+        finally:
+            process.kill()
+    assert process.returncode == 128 + number, said
+    assert "student: stopped by" in said and "goes on" in said

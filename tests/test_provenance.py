@@ -18,12 +18,16 @@ from alite_jax.data.specs import DATASETS
 from alite_jax.runs import timings as timings_module
 from alite_jax.runs.timings import Timings
 
+PACKAGE = Path(alite_jax.__file__).parent
+
 
 @pytest.mark.parametrize(
     ("argv", "command"),
     [
         (["/home/me/launch.py", "--workdir=a b"], "python launch.py '--workdir=a b'"),
         (["/env/bin/alite", "train"], "alite train"),
+        ([str(PACKAGE / "__main__.py"), "train"], "alite train"),
+        (["/env/lib/mine/__main__.py", "train"], None),
         (["launch.py"], "python launch.py"),
         (["/env/lib/ipykernel_launcher.py", "-f", "x"], None),
         (["-c"], None),

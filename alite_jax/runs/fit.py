@@ -246,13 +246,8 @@ def fit(
     step_metrics = StepMetrics(network.phase, background, open_steps)
     batch_size = config.data.batch_size
     line_values = LineValues(schedule, network.objective, total_steps, batch_size)
-    progress = Progress(
-        network.phase,
-        total_steps,
-        first_step,
-        config.data.batch_size,
-        config.logging.progress and is_first(),
-    )
+    visible = config.logging.progress and is_first()
+    progress = Progress(network.phase, total_steps, first_step, batch_size, visible)
     folder = network.folder.parent / "profile" / network.phase
     trace = Trace(folder, first_step, config.logging.profile_steps)
     log_every, save_every = config.logging.every_steps, config.checkpoint.every_steps
@@ -314,7 +309,8 @@ def fit(
                 extra = {"seconds": seconds, "open_steps": step_metrics.open_steps()}
                 with timings.spent("writing"):
                     background.save(step, host_state, extra=extra)
+                    if stops or step == total_steps:
+                        background.wait()
             if stops:
-                background.wait()
                 raise interruption.error(network.phase, step, checkpoints.directory)
     return host_state.variables, seconds
