@@ -55,6 +55,11 @@ class StoppedError(AliteError):
         return str(self.args[0])
 
 
+def first_line(error: BaseException) -> str:
+    """Returns the first line of what an error says, else its name."""
+    return (str(error).strip() or type(error).__name__).splitlines()[0]
+
+
 def nearest(name: str, valid: Iterable[str]) -> str:
     """Returns the valid names as a phrase for an error, the most similar ones first.
 

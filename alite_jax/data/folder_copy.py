@@ -20,8 +20,8 @@ from alite_jax.data.folder import (
     listing_digest,
 )
 from alite_jax.data.folder_layout import ImageFile, list_images
-from alite_jax.data.prepared import data_dir, first_line, prepared_dir, silenced
-from alite_jax.errors import DataError
+from alite_jax.data.prepared import data_dir, prepared_dir, silenced
+from alite_jax.errors import DataError, first_line
 from alite_jax.paths import user_path
 
 _LISTINGS = "listings.json"

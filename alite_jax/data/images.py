@@ -15,7 +15,7 @@ import numpy as np
 from PIL import ExifTags, Image, ImageFile, TiffImagePlugin, UnidentifiedImageError
 
 from alite_jax.data.resize import BILINEAR, covering, decode_least
-from alite_jax.errors import DataError
+from alite_jax.errors import DataError, first_line
 from alite_jax.paths import user_path
 
 # Pillow asks its formats one after another: those of photographs now come first.
@@ -144,7 +144,7 @@ def _decoded(file: IO[bytes], channels: int, place: str, least: int) -> Image.Im
             f"{place} is too large: images of up to {limit:,} pixels are read"
         ) from error
     except Exception as error:  # Decoders raise whatever damage leads them to.
-        reason = (str(error) or type(error).__name__).splitlines()[0].rstrip(".")
+        reason = first_line(error).rstrip(".")
         if isinstance(error, UnidentifiedImageError):
             if _is_heic(file) and _learns_heic(place):
                 return _decoded(file, channels, place, least)

@@ -17,7 +17,6 @@ from alite_jax.data.prepared import (
     ARCHIVES,
     FILE_FORMAT,
     data_dir,
-    first_line,
     manual_dir,
     prepare_command,
     prepared_dir,
@@ -27,7 +26,7 @@ from alite_jax.data.prepared import (
 from alite_jax.data.registered import find_dataset
 from alite_jax.data.specs import DATASETS
 from alite_jax.data.tfrecord import convert
-from alite_jax.errors import AliteError, ConfigError, DataError, nearest
+from alite_jax.errors import AliteError, ConfigError, DataError, first_line, nearest
 
 # TFDS's ten attempts would take more than three minutes to find out that there is no
 # network; these take some seconds.

@@ -21,7 +21,7 @@ from etils import epath
 from ml_collections import ConfigDict
 
 from alite_jax.data.specs import DATASETS
-from alite_jax.errors import ConfigError, DataError
+from alite_jax.errors import ConfigError, DataError, first_line
 from alite_jax.paths import is_url, user_path
 
 FILE_FORMAT = "array_record"
@@ -260,8 +260,3 @@ def silenced(progress: bool = False) -> Iterator[None]:
             yield
     finally:
         tfds.enable_progress_bar()
-
-
-def first_line(error: Exception) -> str:
-    """Returns the first line of what an error says, else its name."""
-    return (str(error).strip() or type(error).__name__).splitlines()[0]

@@ -14,8 +14,7 @@ from typing import IO, Any
 
 from tqdm import tqdm
 
-from alite_jax.data.prepared import first_line
-from alite_jax.errors import DataError
+from alite_jax.errors import DataError, first_line
 
 _HEAD = struct.Struct("<QI")  # Length and its checksum, little-endian.
 _CHECKSUM = struct.Struct("<I")

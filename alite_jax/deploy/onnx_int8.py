@@ -15,7 +15,7 @@ import numpy as np
 
 from alite_jax.data.sources import Array
 from alite_jax.deploy.runtimes import IMAGES_AT_ONCE
-from alite_jax.errors import ArtefactError
+from alite_jax.errors import ArtefactError, first_line
 
 # Of a program's accuracy on the whole evaluation split; more, and it is not kept.
 MOST_LOST = 0.005
@@ -83,10 +83,9 @@ def int8_program(content: bytes, images: Array) -> bytes:
                 nodes_to_quantize=products,
             )
         except Exception as error:  # What it raises is not documented.
-            reason = str(error).strip().partition("\n")[0]
             raise ArtefactError(
-                f"onnxruntime's quantiser cannot take this network ({reason}); export"
-                " it without onnx_int8 among --formats"
+                "onnxruntime's quantiser cannot take this network"
+                f" ({first_line(error)}); export it without onnx_int8 among --formats"
             ) from error
         return quantized.read_bytes()
 

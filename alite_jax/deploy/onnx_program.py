@@ -27,7 +27,7 @@ from alite_jax.deploy.folded import POINTWISE, folded
 from alite_jax.deploy.formats import Exportable
 from alite_jax.deploy.program import forward_of, milliseconds
 from alite_jax.deploy.runtimes import IMAGES_AT_ONCE, read_onnx
-from alite_jax.errors import ArtefactError
+from alite_jax.errors import ArtefactError, first_line
 from alite_jax.models.model import Model
 from alite_jax.models.resnet import ResNet
 
@@ -222,5 +222,4 @@ if __name__ == "__main__":
             _convert(*pickle.loads(Path(sys.argv[1]).read_bytes()))
         )
     except Exception as error:  # What a converter raises is not documented.
-        sentence = str(error).strip().partition("\n")[0]
-        sys.exit(f"{type(error).__name__}: {sentence}")
+        sys.exit(f"{type(error).__name__}: {first_line(error)}")

@@ -11,7 +11,7 @@ import jax
 import jax.numpy as jnp
 
 from alite_jax.deploy.program import Forward
-from alite_jax.errors import ArtefactError
+from alite_jax.errors import ArtefactError, first_line
 from alite_jax.models.layers import LocalSelfAttention
 from alite_jax.models.model import Model
 from alite_jax.models.resnet import ResNet
@@ -60,8 +60,7 @@ def tflite_program(
             )
             return bytes(converter.export_flatbuffer_to_bytes(module.operation))
     except Exception as error:  # What it raises is not documented.
-        reason = str(error).strip().partition("\n")[0]
         raise ArtefactError(
-            f"LiteRT's converter cannot take this network ({reason}); export it without"
-            " --formats=tflite"
+            f"LiteRT's converter cannot take this network ({first_line(error)}); export"
+            " it without --formats=tflite"
         ) from error

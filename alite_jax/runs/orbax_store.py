@@ -22,6 +22,8 @@ import orbax.checkpoint as ocp
 from absl import logging
 from orbax.checkpoint._src import asyncio_utils
 
+from alite_jax.errors import first_line
+
 # Characters that neither a pattern nor a URL gives a meaning to.
 _PLAIN = re.compile(r"[A-Za-z0-9 _./,=+-]*")
 _LINKS = "/tmp"  # Plain itself, which TMPDIR need not be.
@@ -184,5 +186,4 @@ def reason(error: BaseException) -> str:
     from_tensorstore = re.search(r"([^:]+) \[os_error_code=", str(error))
     if from_tensorstore:
         return from_tensorstore[1].strip()
-    lines = str(error).strip().splitlines()
-    return (lines[0] if lines else type(error).__name__)[:200]
+    return first_line(error)[:200]

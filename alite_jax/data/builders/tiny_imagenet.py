@@ -26,7 +26,7 @@ from PIL import Image
 
 from alite_jax.data.builders.encoding import encode_png
 from alite_jax.data.images import decode_image
-from alite_jax.errors import DataError
+from alite_jax.errors import DataError, first_line
 
 _FOLDER = "tiny-imagenet-200"
 _ARCHIVE = "tiny-imagenet-200.zip"
@@ -64,7 +64,7 @@ class TinyImagenet(tfds.core.GeneratorBasedBuilder):
             folder = pathlib.Path(dl_manager.manual_dir)
         except AssertionError as error:
             raise DataError(
-                f"{_ARCHIVE} is missing: {str(error).splitlines()[0].split('. ')[0]}; "
+                f"{_ARCHIVE} is missing: {first_line(error).split('. ')[0]}; "
                 "create that folder and put the archive into it"
             ) from error
         files = _open(folder)
