@@ -44,7 +44,7 @@ HEARD = "import os, signal, sys; signal.signal(signal.SIGINT, signal.SIG_DFL)"
 
 @pytest.fixture(scope="module")
 def built(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder with the wheel and the sdist, built in a copy of the checkout."""
+    """A folder with the sdist of a copy of the checkout, and the wheel made from it."""
     folder = tmp_path_factory.mktemp("built")
     source = folder / "source"
     made = {str(ROOT / name) for name in ("runs", "build", "dist")}
@@ -54,13 +54,19 @@ def built(tmp_path_factory: pytest.TempPathFactory) -> Path:
         hidden = shutil.ignore_patterns(".*", "__pycache__", "*.egg-info")
         return hidden(parent, names) | {n for n in names if f"{parent}/{n}" in made}
 
-    shutil.copytree(ROOT, source, ignore=left)
-    for kind in ("wheel", "sdist"):
+    def build(kind: str, inside: Path) -> None:
         script = BUILD.format(kind, str(folder))
         done = subprocess.run(
-            [sys.executable, "-c", script], cwd=source, capture_output=True, text=True
+            [sys.executable, "-c", script], cwd=inside, capture_output=True, text=True
         )
         assert done.returncode == 0, done.stderr
+
+    shutil.copytree(ROOT, source, ignore=left)
+    build("sdist", source)
+    (sdist,) = folder.glob("*.tar.gz")
+    with tarfile.open(sdist) as archive:
+        archive.extractall(folder / "unpacked", filter="data")
+    build("wheel", folder / "unpacked" / sdist.name.removesuffix(".tar.gz"))
     return folder
 
 
