@@ -5,7 +5,7 @@ apart.
 """
 
 import io
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Sequence, Sized
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -30,6 +30,11 @@ STYLE: Any = {
     "figure.facecolor": "white",
     "savefig.dpi": 130,
 }
+
+
+def marker(points: Sized) -> str:
+    """Returns what marks the points of a line: one alone would not be seen."""
+    return "o" if len(points) == 1 else ""
 
 
 def in_order(names: Iterable[str]) -> list[str]:

@@ -2,6 +2,7 @@
 
 import base64
 import html
+import re
 from collections.abc import Sequence
 from typing import NamedTuple
 
@@ -32,6 +33,7 @@ img { max-width: 100%; height: auto; display: block; box-sizing: border-box;
 .figures b { display: block; font-size: 1.7rem; font-weight: 600;
              color: var(--text); }
 details { margin: .6rem 0; } summary { cursor: pointer; color: var(--soft); }
+code { font-size: .85em; }
 pre { font-size: .8rem; background: var(--block); padding: .8rem 1rem;
       overflow-x: auto; }
 /* Smaller, the text of a plot could not be read; it is moved sideways instead. */
@@ -67,7 +69,7 @@ def report_page(
         '<html lang="en"><head><meta charset="utf-8">',
         '<meta name="viewport" content="width=device-width, initial-scale=1">',
         f"<title>{_safe(title)}</title><style>{_STYLE}</style></head><body>",
-        f"<h1>{_safe(title)}</h1><p>{_safe(text)}</p>",
+        f"<h1>{_safe(title)}</h1><p>{_prose(text)}</p>",
     ]
     if figures:
         shown = (f"<div><b>{_safe(n)}</b>{_safe(what)}</div>" for n, what in figures)
@@ -80,7 +82,7 @@ def report_page(
 def _section(section: Section) -> list[str]:
     parts = [f"<h2>{_safe(section.title)}</h2>"]
     if section.text:
-        parts.append(f"<p>{_safe(section.text)}</p>")
+        parts.append(f"<p>{_prose(section.text)}</p>")
     if section.rows:
         head, *rows = section.rows
         parts.append('<div class="wide"><table>' + _row(head, "th"))
@@ -100,6 +102,10 @@ def _section(section: Section) -> list[str]:
 def _row(cells: Sequence[str], kind: str) -> str:
     inside = "".join(f"<{kind}>{_safe(cell)}</{kind}>" for cell in cells)
     return f"<tr>{inside}</tr>"
+
+
+def _prose(text: str) -> str:
+    return re.sub("`([^`]+)`", r"<code>\1</code>", _safe(text))
 
 
 def _safe(text: str) -> str:

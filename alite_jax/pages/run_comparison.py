@@ -7,7 +7,7 @@ import numpy as np
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
-from alite_jax.pages.plot_style import COLOURS
+from alite_jax.pages.plot_style import COLOURS, marker
 from alite_jax.pages.report_page import Section, report_page
 from alite_jax.pages.run_plots import draw
 
@@ -115,7 +115,8 @@ def curves(runs: Sequence[ComparedRun]) -> Figure:
                 panels, ("task_loss", "eval_accuracy"), (1, 100), strict=True
             ):
                 epochs, values = _curve(run, phase, name)
-                panel.plot(epochs, scale * values, linewidth=width, **style)
+                own = style | {"linewidth": width, "marker": marker(epochs)}
+                panel.plot(epochs, scale * values, **own)
         handles.append(Line2D([], [], label=run.name.replace("$", r"\$"), **style))
     for panel, label in zip(
         panels,

@@ -15,6 +15,7 @@ from alite_jax.pages.plot_style import (
     STYLE,
     density_map,
     in_order,
+    marker,
     new_figure,
     png,
 )
@@ -36,7 +37,7 @@ def curves(records: Records) -> Figure:
     What is minimised, `loss`, is not the same quantity for both: the student's has the
     distillation in it, times the square of the temperature.
     """
-    figure = Figure(figsize=(9, 3.2), layout="constrained")
+    figure = Figure(figsize=(9, 3.4), layout="constrained")
     panels = figure.subplots(1, 2)
     for panel, name, label, scale in (
         (panels[0], "task_loss", "task loss in training: cross-entropy, nats", 1),
@@ -46,10 +47,12 @@ def curves(records: Records) -> Figure:
             lines = [r for r in records if r["phase"] == phase and name in r]
             steps = [line["step"] for line in lines]
             values = [np.nan if r[name] is None else scale * r[name] for r in lines]
-            panel.plot(steps, values, color=colour, linewidth=1.3, label=phase)
+            style = {"color": colour, "linewidth": 1.3, "marker": marker(steps)}
+            panel.plot(steps, values, label=phase, **style)
         panel.set_xlabel("step")
         panel.set_title(label, loc="left", fontsize=9)
-    panels[1].legend(frameon=False, loc="lower right")
+    handles, labels = panels[0].get_legend_handles_labels()
+    figure.legend(handles, labels, frameon=False, loc="outside lower left", ncols=2)
     return figure
 
 
