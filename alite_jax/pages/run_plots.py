@@ -74,9 +74,9 @@ def layers_over_time(records: Records) -> Figure:
     shown = [_layer_name(name, 40) for name in names]
     axes.set_yticks(range(len(names)), shown, fontsize=8)
     axes.tick_params(axis="x", labelsize=8)
-    axes.set_xlabel("epoch, counted from 0")
+    axes.set_xlabel("epoch")
     axes.xaxis.set_major_locator(MaxNLocator(12, integer=True))
-    axes.xaxis.set_major_formatter("{x:g}")
+    axes.xaxis.set_major_formatter(lambda place, _: f"{place + 1:g}")
     return figure
 
 
