@@ -3,10 +3,11 @@
 `alite JOB` is `python launch.py --job=JOB`; both take their jobs from one table. JAX is
 loaded by the job that needs it, since help and mistakes must show at once. Exit status:
 0 done, 2 a mistake in the command, the data or the run (one sentence says which), 130
-or 143 stopped by Ctrl-C or SIGTERM.
+or 143 stopped by Ctrl-C or SIGTERM, 141 nobody reads what is printed.
 """
 
 import importlib
+import os
 import re
 import signal
 import sys
@@ -201,11 +202,21 @@ def main(overrides: list[str]) -> int:
         join_processes()
         command = Command(name, overrides, user_path(workdir), FLAGS)
         importlib.import_module(f"alite_jax.jobs.{FLAGS.job}").run(command)
+        print(end="", flush=True)
     except StoppedError as error:
         print(error, file=sys.stderr)
         return 128 + error.signal
     except AliteError as error:
         return _report(error)
+    except BrokenPipeError:  # `alite cost | head` ends as other programs do.
+        # What is still to be written when Python ends goes nowhere.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
+        return 128 + signal.SIGPIPE
+    except OSError as error:
+        if error.filename is None:
+            raise
+        place = f"cannot use {error.filename} ({error.strerror})"
+        return _report(ConfigError(f"{place}; check that path, and who may use it"))
     except KeyboardInterrupt:
         print(
             f"interrupted: the same command again resumes from the last checkpoint in "

@@ -12,7 +12,7 @@ from tiny import run_command, tiny_config
 
 import alite_jax
 from alite_jax.config.run_config import to_json
-from alite_jax.errors import ConfigError
+from alite_jax.errors import CheckpointError, ConfigError
 from alite_jax.pages.run_comparison import ComparedRun, comparison, curves, differences
 
 pytestmark = pytest.mark.usefixtures("models")
@@ -52,6 +52,17 @@ def test_folders_without_a_run(finished_run: Path, tmp_path: Path) -> None:
         alite_jax.compare([finished_run, tmp_path / "nowhere"])
     with pytest.raises(ConfigError, match="nothing to compare"):
         alite_jax.compare([])
+
+
+@pytest.mark.parametrize("page", ["folder", ".", "/"])
+def test_a_folder_in_the_place_of_the_page(
+    page: str, finished_run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "folder").mkdir()
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(CheckpointError, match="Is a directory"):
+        alite_jax.compare([finished_run], page)
+    assert os.listdir() == ["folder"]
 
 
 def test_one_run(finished_run: Path, tmp_path: Path) -> None:

@@ -245,6 +245,34 @@ def test_any_other_exception_is_a_defect_and_keeps_its_traceback(calls, monkeypa
         run("--workdir=w")
 
 
+def test_a_file_that_is_not_for_this_user_is_a_mistake(calls, capsys, monkeypatch):
+    def fail(config, workdir):
+        raise PermissionError(13, "Permission denied", "w/summary.json")
+
+    monkeypatch.setattr("alite_jax.jobs.train.train", fail)
+    assert run("--workdir=w") == 2
+    said = capsys.readouterr().err
+    assert said.startswith("error: cannot use w/summary.json (Permission denied); ")
+    assert said.count("\n") == 1
+
+
+@pytest.mark.parametrize("unbuffered", ["", "1"])
+def test_output_that_nobody_reads_ends_the_command_without_a_word(unbuffered):
+    read, write = os.pipe()
+    os.close(read)
+    done = subprocess.run(
+        [sys.executable, "-m", "alite_jax", "config", "--config=digits"],
+        cwd=ROOT,
+        env=os.environ | {"PYTHONUNBUFFERED": unbuffered},
+        stdout=write,
+        stderr=subprocess.PIPE,
+        text=True,
+        timeout=60,
+    )
+    os.close(write)
+    assert (done.returncode, done.stderr) == (141, "")
+
+
 @pytest.mark.parametrize(
     ("words", "flags"),
     [

@@ -2,6 +2,7 @@
 
 import contextlib
 import dataclasses
+import errno
 import fcntl
 import json
 import os
@@ -218,13 +219,15 @@ def write_whole(path: Path, content: str | bytes) -> None:
     Raises:
         CheckpointError: it cannot be written.
     """
-    temporary = path.with_suffix(".tmp")
     try:
+        if path.is_dir():
+            raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR))
+        temporary = path.with_suffix(".tmp")
         path.parent.mkdir(parents=True, exist_ok=True)
         temporary.write_bytes(content.encode() if isinstance(content, str) else content)
         temporary.replace(path)
     except OSError as error:
         raise CheckpointError(
-            f"cannot write {path} ({error.strerror}); choose a --workdir that can be"
+            f"cannot write {path} ({error.strerror}); choose a place that can be"
             " written, or free some space"
         ) from error
