@@ -79,7 +79,9 @@ def restart_tuned() -> None:
     called first, since all that the process has done is lost.
     """
     environment = tuned_environment(os.environ)
-    if environment is None or not sys.executable:
+    # `%run launch.py` in a notebook must not end that with all that it holds.
+    interactive = hasattr(sys, "ps1")
+    if environment is None or interactive or not sys.executable:
         return
     try:
         os.execve(sys.executable, [sys.executable, *sys.orig_argv[1:]], environment)

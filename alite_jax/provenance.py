@@ -56,7 +56,7 @@ def written_by(environment: dict[str, Any]) -> str:
 
 
 def _command(argv: list[str]) -> str | None:
-    path = Path(argv[0])
+    path = Path(*argv[:1])  # A program that embeds Python may have no arguments.
     if path == Path(alite_jax.__file__).parent / "__main__.py":
         path = Path("alite")
     program = _PROGRAMS.get(path.name)
@@ -67,12 +67,13 @@ def _command(argv: list[str]) -> str | None:
 def _checkout() -> tuple[str | None, bool | None]:
     """The commit of the checkout, and whether files that it tracks were changed."""
     checkout = Path(alite_jax.__file__).resolve().parent.parent
-    # An installation may lie in somebody else's checkout.
-    if not (checkout / ".git").exists():
+    # An installation may lie in somebody else's checkout, and a hook of git name one.
+    own = checkout / ".git"
+    if not own.exists():
         return None, None
 
     def git(*arguments: str) -> str:
-        command = ["git", "-C", str(checkout), *arguments]
+        command = ["git", f"--git-dir={own}", f"--work-tree={checkout}", *arguments]
         done = subprocess.run(command, capture_output=True, text=True, check=True)
         return done.stdout.strip()
 

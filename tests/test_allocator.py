@@ -79,6 +79,10 @@ def test_the_process_is_replaced_by_itself(monkeypatch: pytest.MonkeyPatch) -> N
     restart_tuned()  # Where it cannot be replaced it goes on as it is.
     arguments = [sys.executable, "-X", "dev", "launch.py", "--job=x"]
     assert replaced == [(sys.executable, arguments, {"A": "1"})]
+    monkeypatch.setattr(sys, "ps1", "In : ", raising=False)
+    restart_tuned()  # Here somebody works.
+    assert len(replaced) == 1
+    monkeypatch.delattr(sys, "ps1")
     monkeypatch.setattr(allocator, "tuned_environment", lambda environ: None)
     restart_tuned()
     monkeypatch.setattr(sys, "executable", None)

@@ -175,6 +175,7 @@ def test_a_damaged_config_of_a_run(calls, tmp_path, capsys):
         (["--format=jsn"], "unknown format 'jsn'; did you mean 'json'?"),
         (["--format=x"], "unknown format 'x'; valid names: json, markdown, table"),
         (["--table=papr"], "unknown table 'papr'; did you mean 'paper'?"),
+        (["--values=int4"], "unknown values 'int4'; did you mean 'int8'?"),
         (["--wrkdir=x"], "unknown flag --wrkdir; did you mean 'workdir'?"),
         (
             ["--zzz"],

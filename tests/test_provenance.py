@@ -32,6 +32,7 @@ PACKAGE = Path(alite_jax.__file__).parent
         (["/env/lib/ipykernel_launcher.py", "-f", "x"], None),
         (["-c"], None),
         ([""], None),
+        ([], None),
     ],
 )
 def test_the_command_is_one_that_can_be_typed(
@@ -76,6 +77,13 @@ def test_a_checkout_has_a_commit_and_may_be_changed(
     assert seen() == (commit, False)
     package.write_text("# other\n")
     assert seen() == (commit, True)
+    # Another repository, be it around this one or named by a hook, says nothing of it.
+    other = tmp_path / "other"
+    (other / ".git").mkdir(parents=True)
+    monkeypatch.setattr(alite_jax, "__file__", str(other / "alite_jax" / "__init__.py"))
+    assert seen() == (None, None)
+    monkeypatch.setenv("GIT_DIR", str(tmp_path / ".git"))
+    assert seen() == (None, None)
     provenance._checkout.cache_clear()
 
 

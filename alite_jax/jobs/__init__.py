@@ -10,6 +10,7 @@ from collections.abc import Collection
 from typing import Any, NamedTuple
 
 from alite_jax.deploy.formats import FORMATS as WRITTEN
+from alite_jax.deploy.header import VALUES
 from alite_jax.pages.table import FORMATS, TABLES
 
 
@@ -60,6 +61,7 @@ JOBS: dict[str, Job] = {
                 "values",
                 "int8",
                 "How --job=export stores weights: int8, float16 or float32.",
+                VALUES,
             ),
             Flag("multiple", 1, "Of the widths that compaction leaves --job=export."),
             Flag(
