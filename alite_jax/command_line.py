@@ -159,6 +159,13 @@ def _parse_flags(argv: list[str]) -> None:
         raise ConfigError(f"unknown job {FLAGS.job!r}; {nearest(FLAGS.job, JOBS)}")
     if extra:
         _take_positional(argv[0], extra)
+    for given in FLAGS.get_key_flags_for_module(__name__):
+        values = given.value if isinstance(given.value, list) else [given.value]
+        # What a variable that is not set leaves would mean the default.
+        if given.present and "" in values:
+            raise ConfigError(
+                f"--{given.name} is empty; give it a value, or leave it out"
+            )
     for job, described in JOBS.items():
         for flag in described.flags:
             value = FLAGS[flag.name].value

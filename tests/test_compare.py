@@ -24,12 +24,14 @@ def test_runs_in_every_state(
     tmp_path: Path,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
-    begun = tmp_path / "begun"
-    begun.mkdir()
-    config = tiny_config({"student.density": 0.5, "logging.every_steps": 7})
-    (begun / "config.json").write_text(to_json(config))
+    begun, joined = tmp_path / "begun", tmp_path / "joined"
+    changes = {"student.density": 0.5, "logging.every_steps": 7}
+    for folder, teacher in ((begun, ""), (joined, str(finished_run))):
+        folder.mkdir()
+        config = tiny_config(changes | {"teacher.workdir": teacher})
+        (folder / "config.json").write_text(to_json(config))
     page = tmp_path / "page.html"
-    folders = [finished_run, taught_run, begun, f"{finished_run}/"]
+    folders = [finished_run, taught_run, begun, joined, f"{finished_run}/"]
     flags = [f"--runs={folder}" for folder in folders]
     assert run_command("--job=compare", *flags, f"--page={page}") == 0
     told = capsys.readouterr().out.splitlines()
@@ -38,12 +40,13 @@ def test_runs_in_every_state(
     assert accuracy in told[1] and told[1].endswith("  finished")
     assert told[2].endswith("  teacher, epoch 2 of 2")
     assert told[3].endswith("  teacher, epoch 0 of 2")
+    assert told[4].endswith("  student, epoch 0 of 3")
     # What has no part in a result is not told.
     density = next(line for line in told if line.startswith("student.density"))
-    assert density.split() == ["student.density", "0.25", "0.25", "0.5"]
+    assert density.split() == ["student.density", "0.25", "0.25", "0.5", "0.5"]
     assert not any(line.startswith("logging") for line in told)
     html = page.read_text()
-    assert "<h1>3 runs compared</h1>" in html and "data:image/png" in html
+    assert "<h1>4 runs compared</h1>" in html and "data:image/png" in html
     assert "http" not in html
 
 

@@ -176,6 +176,9 @@ def test_a_damaged_config_of_a_run(calls, tmp_path, capsys):
         (["--format=x"], "unknown format 'x'; valid names: json, markdown, table"),
         (["--table=papr"], "unknown table 'papr'; did you mean 'paper'?"),
         (["--values=int4"], "unknown values 'int4'; did you mean 'int8'?"),
+        (["--config="], "--config is empty; give it a value, or leave it out"),
+        (["--job=evaluate", ""], "--workdir is empty; give it a value"),
+        (["--job=compare", "a", ""], "--runs is empty; give it a value"),
         (["--wrkdir=x"], "unknown flag --wrkdir; did you mean 'workdir'?"),
         (
             ["--zzz"],

@@ -101,6 +101,18 @@ def test_a_phase_is_a_run_that_is_gone_on_with(
     assert not [field for field in again["config"] if field.endswith("workdir")]
 
 
+def test_folders_that_no_service_would_take_as_a_name(
+    service: Service, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = tmp_path / "lr: 5%"
+    folder.mkdir()
+    monkeypatch.chdir(folder)
+    with open_writer(Path(), "wandb,wandb") as writer:
+        writer.rewind("student", 0)
+    (begun,) = service.begun
+    assert begun["group"] == "lr: 5%" and begun["id"].startswith("lr__5_-student-")
+
+
 @pytest.mark.parametrize("fails", ["init", "log", "finish"])
 def test_what_fails_is_said_once(
     fails: str, service: Service, tmp_path: Path, capsys: pytest.CaptureFixture[str]

@@ -7,6 +7,7 @@ from typing import Any
 
 from alite_jax.config import flatten
 from alite_jax.config.run_config import FILE, read_config
+from alite_jax.config.validation import given_teacher
 from alite_jax.errors import ConfigError
 from alite_jax.jobs.command import Command
 from alite_jax.pages.run_comparison import (
@@ -80,9 +81,11 @@ def _read(workdirs: Sequence[str | os.PathLike[str]]) -> list[ComparedRun]:
 
 
 def _read_run(folder: Path, name: str) -> ComparedRun:
-    config = {
+    config = read_config(folder)
+    fields = {
         field: value
-        for field, value in flatten(read_config(folder)).items()
+        for field, value in flatten(config).items()
         if not field.startswith(FREE_FIELDS)
     }
-    return ComparedRun(name, config, read_summary(folder) or {}, read_metrics(folder))
+    found = read_summary(folder) or {}, read_metrics(folder)
+    return ComparedRun(name, fields, *found, trains_teacher=not given_teacher(config))

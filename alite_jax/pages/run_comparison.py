@@ -26,12 +26,14 @@ class ComparedRun(NamedTuple):
         config: every field by its dotted name.
         summary: the content of `summary.json`, {} where there is none yet.
         records: the lines of `metrics.jsonl`.
+        trains_teacher: whether it has a teacher that it trains itself.
     """
 
     name: str
     config: Mapping[str, Any]
     summary: Mapping[str, Any]
     records: Sequence[Mapping[str, Any]]
+    trains_teacher: bool = True
 
 
 def comparison(runs: Sequence[ComparedRun]) -> list[dict[str, Any]]:
@@ -66,7 +68,8 @@ def _row(run: ComparedRun) -> dict[str, Any]:
 def _state(run: ComparedRun, evaluated: Mapping[str, Any]) -> str:
     if run.summary.get("student"):
         return "finished"
-    phase = "student" if "student" in evaluated else "teacher"
+    begun = "student" in evaluated or not run.trains_teacher
+    phase = "student" if begun else "teacher"
     done = len(_curve(run, phase, "eval_accuracy")[0])
     return f"{phase}, epoch {done} of {run.config[f'{phase}.epochs']}"
 

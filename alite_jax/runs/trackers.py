@@ -9,6 +9,7 @@ training: it is said once, and the training goes on without the service.
 import importlib
 import json
 import os
+import re
 import sys
 import uuid
 from collections.abc import Callable, Mapping, Sequence
@@ -60,7 +61,7 @@ _STARTS: dict[str, Callable[[ModuleType, str, Path, Any], Any]] = {
 
 def names_of(config: ConfigDict) -> list[str]:
     """The services that `logging.trackers` names."""
-    return [name for name in config.logging.trackers.split(",") if name]
+    return [name for name in dict.fromkeys(config.logging.trackers.split(",")) if name]
 
 
 @by_first
@@ -101,7 +102,7 @@ class Tracker:
             for name, value in flatten(config).items()
             if name not in (*PLACES, *OTHER_RUNS)
         }
-        self._folder = folder
+        self._folder = Path(os.path.abspath(folder))  # `.` has no name.
         self._failed = False
         self._run: Any = None
         self._sent: set[tuple[int, str]] = set()
@@ -125,7 +126,9 @@ class Tracker:
         if key in names:
             self._sent = {(line["step"], name) for line in dropped for name in line}
         else:
-            names[key] = f"{self._folder.name}-{phase}-{uuid.uuid4().hex[:8]}"
+            # An identity there has not all characters that a folder's name may have.
+            folder = re.sub(r"[^\w.=-]", "_", self._folder.name)
+            names[key] = f"{folder}-{phase}-{uuid.uuid4().hex[:8]}"
             # Not `write_whole`, which all processes call: only the first has trackers.
             temporary = path.with_suffix(".tmp")
             temporary.write_text(json.dumps(names, indent=2) + "\n")
