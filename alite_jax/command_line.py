@@ -7,6 +7,7 @@ or 143 stopped by Ctrl-C or SIGTERM, 141 nobody reads what is printed.
 """
 
 import importlib
+import io
 import os
 import re
 import signal
@@ -258,16 +259,31 @@ def _report(error: AliteError) -> int:
 
 def start() -> None:
     """Runs this process as `python launch.py`, and ends it."""
+    _open_output()
     app.run(main, flags_parser=parse)
 
 
 def start_alite() -> None:
     """Runs this process as `alite`, and ends it."""
+    _open_output()
     try:
         argv = with_job_flag(sys.argv[1:])
     except AliteError as error:
         sys.exit(_report(error))
     app.run(main, argv=["alite", *argv], flags_parser=parse)
+
+
+def _open_output() -> None:
+    """Makes the output take all that is printed, names of files that are no text too.
+
+    A daemon's may be closed.
+    """
+    for name in ("stdout", "stderr"):
+        stream = getattr(sys, name)
+        if stream is None:
+            setattr(sys, name, os.fdopen(os.open(os.devnull, os.O_WRONLY), "w"))
+        elif isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")
 
 
 def with_job_flag(arguments: Sequence[str]) -> list[str]:

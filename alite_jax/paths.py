@@ -32,6 +32,11 @@ def user_path(text: str | os.PathLike[str]) -> Path:
     return Path(found)
 
 
+def printable(text: str) -> str:
+    """Returns a text for people, since the name of a file in it need not be text."""
+    return text.encode(errors="backslashreplace").decode()
+
+
 def is_url(text: str | os.PathLike[str]) -> bool:
     """Whether a text names a place in a store such as `gs://bucket`."""
     return "://" in os.fspath(text)

@@ -24,7 +24,7 @@ from alite_jax.data.images import decoding_threads
 from alite_jax.deploy.artefact import Artefact, load
 from alite_jax.deploy.runtimes import RUNTIMES
 from alite_jax.errors import AliteError, DataError
-from alite_jax.paths import user_path
+from alite_jax.paths import printable, user_path
 
 # As shells have it of a process that nobody listens to.
 _BROKEN_PIPE, _INTERRUPTED = 141, 130
@@ -117,7 +117,7 @@ def _line(path: str, classes: list[tuple[str, float]], as_json: bool) -> str:
         pairs = [{"name": name, "probability": p} for name, p in classes]
         return json.dumps({"path": path, "classes": pairs})
     odds = ", ".join(f"{name} {100 * p:.1f} %" for name, p in classes)
-    return _printable(f"{path}: {odds}")
+    return printable(f"{path}: {odds}")
 
 
 def _files(paths: Sequence[str]) -> Iterator[str | AliteError]:
@@ -149,13 +149,8 @@ def _below(path: str) -> Iterator[str | AliteError]:
 
 
 def _complain(error: object) -> int:
-    print(_printable(f"error: {error}"), file=sys.stderr)
+    print(printable(f"error: {error}"), file=sys.stderr)
     return 2
-
-
-def _printable(text: str) -> str:
-    """The text, where a name of a file need not be one."""
-    return text.encode(errors="backslashreplace").decode()
 
 
 if __name__ == "__main__":

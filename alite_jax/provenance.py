@@ -60,7 +60,9 @@ def _command(argv: list[str]) -> str | None:
     if path == Path(alite_jax.__file__).parent / "__main__.py":
         path = Path("alite")
     program = _PROGRAMS.get(path.name)
-    return f"{program} {shlex.join(argv[1:])}".strip() if program else None
+    # A file's name need not be text, which a page must be.
+    words = shlex.join(argv[1:]).encode(errors="backslashreplace").decode()
+    return f"{program} {words}".strip() if program else None
 
 
 @cache  # What was imported stays what it was, whatever happens to the files.

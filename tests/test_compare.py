@@ -69,9 +69,10 @@ def test_a_folder_in_the_place_of_the_page(
 
 
 def test_one_run(finished_run: Path, tmp_path: Path) -> None:
-    copy = shutil.copytree(finished_run, tmp_path / "copy")
+    name = os.fsdecode(b"c\xe9py")  # No text, but the name of a folder.
+    copy = shutil.copytree(finished_run, tmp_path / name)
     (row,) = alite_jax.compare([copy, os.path.relpath(copy)], tmp_path / "page.html")
-    assert row["run"] == "copy"
+    assert row["run"] == r"c\udce9py"
     page = (tmp_path / "page.html").read_text()
     assert "Nothing but what has no part in a result." in page
 

@@ -1,6 +1,7 @@
 """The command line: what it passes on, its sentences, its exit status."""
 
 import importlib
+import io
 import json
 import os
 import re
@@ -258,6 +259,18 @@ def test_a_file_that_is_not_for_this_user_is_a_mistake(calls, capsys, monkeypatc
     said = capsys.readouterr().err
     assert said.startswith("error: cannot use w/summary.json (Permission denied); ")
     assert said.count("\n") == 1
+
+
+def test_output_takes_names_that_are_no_text_and_may_be_closed(monkeypatch):
+    printed = io.TextIOWrapper(io.BytesIO(), encoding="utf-8")
+    monkeypatch.setattr(sys, "stdout", printed)
+    monkeypatch.setattr(sys, "stderr", None)
+    command_line._open_output()
+    print(os.fsdecode(b"n\xe9"), flush=True)
+    assert printed.buffer.getvalue() == b"n\\udce9\n"
+    with sys.stderr as opened:
+        assert not opened.isatty()
+        print("nowhere", file=opened, flush=True)
 
 
 @pytest.mark.parametrize("unbuffered", ["", "1"])

@@ -1,5 +1,6 @@
 """What a file says of the code, the data and the time that it was made with."""
 
+import os
 import re
 import subprocess
 import sys
@@ -29,6 +30,7 @@ PACKAGE = Path(alite_jax.__file__).parent
         ([str(PACKAGE / "__main__.py"), "train"], "alite train"),
         (["/env/lib/mine/__main__.py", "train"], None),
         (["launch.py"], "python launch.py"),
+        (["alite", "report", os.fsdecode(b"n\xe9")], r"alite report 'n\udce9'"),
         (["/env/lib/ipykernel_launcher.py", "-f", "x"], None),
         (["-c"], None),
         ([""], None),

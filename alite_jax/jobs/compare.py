@@ -18,7 +18,7 @@ from alite_jax.pages.run_comparison import (
     table,
 )
 from alite_jax.pages.table import aligned
-from alite_jax.paths import user_path
+from alite_jax.paths import printable, user_path
 from alite_jax.runs.folder import FREE_FIELDS, read_summary, write_whole
 from alite_jax.runs.metrics import read_metrics
 
@@ -88,4 +88,6 @@ def _read_run(folder: Path, name: str) -> ComparedRun:
         if not field.startswith(FREE_FIELDS)
     }
     found = read_summary(folder) or {}, read_metrics(folder)
-    return ComparedRun(name, fields, *found, trains_teacher=not given_teacher(config))
+    return ComparedRun(
+        printable(name), fields, *found, trains_teacher=not given_teacher(config)
+    )
