@@ -97,10 +97,11 @@ def test_what_it_installs_is_what_the_package_needs() -> None:
         ("0.7.2", (), "nvidia-smi", "alite-jax[cuda] @ git+https://host/repository"),
         ("0.7.2", ("libtpu",), None, "alite-jax[tpu] @ git+https://host/repository"),
         ("0.7.2", (), None, "alite-jax @ git+https://host/repository"),
+        (None, (), "nvidia-smi", "alite-jax[cuda] @ git+https://host/repository"),
     ],
 )
 def test_its_install_keeps_jax_and_its_plugin_together(
-    jax: str,
+    jax: str | None,
     modules: tuple[str, ...],
     command: str | None,
     asked: str,
@@ -109,7 +110,13 @@ def test_its_install_keeps_jax_and_its_plugin_together(
     calls: list[list[str]] = []
     found = lambda name: name if name in modules else None  # noqa: E731
     monkeypatch.setattr(importlib.util, "find_spec", found)
-    monkeypatch.setattr(importlib.metadata, "version", lambda name: jax)
+
+    def version(name: str) -> str:
+        if jax is None:
+            raise importlib.metadata.PackageNotFoundError(name)
+        return jax
+
+    monkeypatch.setattr(importlib.metadata, "version", version)
     monkeypatch.setattr(shutil, "which", lambda name: command)
     monkeypatch.setattr(subprocess, "run", lambda call, check: calls.append(call))
     install = cells("code")[0]
