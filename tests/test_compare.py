@@ -68,6 +68,19 @@ def test_a_folder_in_the_place_of_the_page(
     assert os.listdir() == ["folder"]
 
 
+def test_all_runs_of_a_folder_that_has_a_page_already(
+    finished_run: Path, tmp_path: Path
+) -> None:
+    page = tmp_path / "runs" / "compare" / "index.html"
+    shutil.copytree(finished_run, tmp_path / "runs" / "a")
+    for _ in range(2):
+        rows = alite_jax.compare(sorted((tmp_path / "runs").iterdir()), page)
+        assert [row["run"] for row in rows] == ["a"]
+    # A page may lie in a run's folder, too.
+    (row,) = alite_jax.compare([tmp_path / "runs" / "a"], tmp_path / "runs/a/page.html")
+    assert row["run"] == "a"
+
+
 def test_one_run(finished_run: Path, tmp_path: Path) -> None:
     name = os.fsdecode(b"c\xe9py")  # No text, but the name of a folder.
     copy = shutil.copytree(finished_run, tmp_path / name)

@@ -26,11 +26,11 @@ from alite_jax.runs.metrics import read_metrics
 def run(command: Command) -> None:
     """Prints the table of the `--runs` and what differs, and writes the page."""
     flags = command.flags
-    runs = _read(flags.runs)
+    page = user_path(flags.page)
+    runs = _read(flags.runs, page)
     print("\n".join(aligned(table(comparison(runs)))))
     if differ := differences(runs):
         print("\n" + "\n".join(aligned(differ)))
-    page = user_path(flags.page)
     write_whole(page, comparison_page(runs))
     print(f"\nwritten to {page}")
 
@@ -61,13 +61,18 @@ def compare(
         >>> rows[0]["state"], (workdir / "compare.html").exists()
         ('finished', True)
     """
-    runs = _read(workdirs)
-    write_whole(user_path(page), comparison_page(runs))
+    file = user_path(page)
+    runs = _read(workdirs, file)
+    write_whole(file, comparison_page(runs))
     return comparison(runs)
 
 
-def _read(workdirs: Sequence[str | os.PathLike[str]]) -> list[ComparedRun]:
-    folders = list(dict.fromkeys(Path(os.path.abspath(user_path(w))) for w in workdirs))
+def _read(workdirs: Sequence[str | os.PathLike[str]], page: Path) -> list[ComparedRun]:
+    folders = dict.fromkeys(Path(os.path.abspath(user_path(w))) for w in workdirs)
+    # `runs/*` has the folder of an earlier page as well.
+    earlier = Path(os.path.abspath(page.parent))
+    if not (earlier / FILE).exists():
+        folders.pop(earlier, None)
     if not folders:
         raise ConfigError("there is nothing to compare: name the folders of some runs")
     for folder in folders:
