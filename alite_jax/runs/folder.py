@@ -229,5 +229,5 @@ def write_whole(path: Path, content: str | bytes) -> None:
     except OSError as error:
         raise CheckpointError(
             f"cannot write {path} ({error.strerror}); choose a place that can be"
-            " written, or free some space"
+            " written, such as another --workdir, or free some space"
         ) from error
