@@ -55,6 +55,18 @@ class StoppedError(AliteError):
         return str(self.args[0])
 
 
+def check_is_list(name: str, values: object) -> None:
+    """Refuses one text in the place of several, as it would be read letter by letter.
+
+    Raises:
+        ConfigError: it is a text.
+    """
+    if isinstance(values, str):
+        raise ConfigError(
+            f"{name} is the text {values!r}, but must be a list: write [{values!r}]"
+        )
+
+
 def first_line(error: BaseException) -> str:
     """Returns the first line of what an error says, else its name."""
     return (str(error).strip() or type(error).__name__).splitlines()[0]

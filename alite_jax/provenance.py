@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import alite_jax
+from alite_jax.paths import printable
 
 _PACKAGES = ("jax", "jaxlib", "flax", "optax", "numpy")
 # The programs of this package; other command lines say nothing about a run.
@@ -60,8 +61,7 @@ def _command(argv: list[str]) -> str | None:
     if path == Path(alite_jax.__file__).parent / "__main__.py":
         path = Path("alite")
     program = _PROGRAMS.get(path.name)
-    # A file's name need not be text, which a page must be.
-    words = shlex.join(argv[1:]).encode(errors="backslashreplace").decode()
+    words = printable(shlex.join(argv[1:]))
     return f"{program} {words}".strip() if program else None
 
 

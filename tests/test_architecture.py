@@ -29,7 +29,7 @@ ALLOWED = {
     "allocator": set(),
     "errors": set(),
     "paths": {"errors"},
-    "provenance": set(),
+    "provenance": {"paths"},
     "registry": {"errors"},
     "schedules": set(),
     "trees": set(),

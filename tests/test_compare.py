@@ -55,6 +55,8 @@ def test_folders_without_a_run(finished_run: Path, tmp_path: Path) -> None:
         alite_jax.compare([finished_run, tmp_path / "nowhere"])
     with pytest.raises(ConfigError, match="nothing to compare"):
         alite_jax.compare([])
+    with pytest.raises(ConfigError, match="workdirs is the text 'runs/a', but must be"):
+        alite_jax.compare("runs/a")
 
 
 @pytest.mark.parametrize("page", ["folder", ".", "/"])

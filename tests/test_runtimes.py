@@ -155,6 +155,7 @@ def test_a_fixed_batch_is_filled_up_and_cut_again() -> None:
         (["mlir", "safetensors"], {"mlir": 1, "safetensors": None}),
         ([" mlir:16"], {"mlir": 16}),
         ([], {}),
+        ("mlir", r"formats is the text 'mlir', but must be a list: write \['mlir'\]"),
         (["mlr"], "unknown format 'mlr'; did you mean 'mlir'"),
         (["mlir", "mlir:2"], "--formats has 'mlir:2', but must name each format once"),
         (["mlir:0"], "--formats has 'mlir:0', but must"),

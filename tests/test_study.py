@@ -425,5 +425,7 @@ def test_the_command_line(
     assert run_command(*study, "--rows=jiont_0.1") == 2
     sentence = "error: study 'digits' has no row 'jiont_0.1'; did you mean 'joint_0.1'"
     assert sentence in capsys.readouterr().err
+    with pytest.raises(ConfigError, match="rows is the text 'static', but must be a"):
+        alite_jax.run_study(alite_jax.get_study("digits"), tmp_path, rows="static")
     assert run_command(*study, "--config=digits") == 2
     assert "which names the config, and no --config" in capsys.readouterr().err

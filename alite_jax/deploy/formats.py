@@ -16,7 +16,7 @@ from alite_jax.deploy.runtimes import (
     read_onnx,
     read_tflite,
 )
-from alite_jax.errors import ArtefactError, ConfigError, nearest
+from alite_jax.errors import ArtefactError, ConfigError, check_is_list, nearest
 
 
 class Exportable(NamedTuple):
@@ -179,6 +179,7 @@ def parse_formats(texts: Sequence[str]) -> dict[str, int | None]:
         ConfigError: there is no such format, or it is named twice or has no batch.
         ArtefactError: what it needs is not installed.
     """
+    check_is_list("formats", texts)
     found: dict[str, int | None] = {}
     for text in texts:
         name, colon, batch = text.strip().partition(":")

@@ -8,7 +8,7 @@ from typing import Any
 from alite_jax.config import flatten
 from alite_jax.config.run_config import FILE, read_config
 from alite_jax.config.validation import given_teacher
-from alite_jax.errors import ConfigError
+from alite_jax.errors import ConfigError, check_is_list
 from alite_jax.jobs.command import Command
 from alite_jax.pages.run_comparison import (
     ComparedRun,
@@ -68,6 +68,7 @@ def compare(
 
 
 def _read(workdirs: Sequence[str | os.PathLike[str]], page: Path) -> list[ComparedRun]:
+    check_is_list("workdirs", workdirs)
     folders = dict.fromkeys(Path(os.path.abspath(user_path(w))) for w in workdirs)
     # `runs/*` has the folder of an earlier page as well.
     earlier = Path(os.path.abspath(page.parent))

@@ -7,7 +7,7 @@ from typing import Any
 
 from alite_jax.compiled_programs import keep_compiled_programs
 from alite_jax.deploy.formats import parse_formats
-from alite_jax.errors import ConfigError, TrainingError, nearest
+from alite_jax.errors import ConfigError, TrainingError, check_is_list, nearest
 from alite_jax.jax_settings import ask_for_determinism
 from alite_jax.jobs.command import Command
 from alite_jax.jobs.export import export
@@ -138,6 +138,7 @@ def publish(study: Study, records: Records, folder: Path) -> None:
 
 def _choose(study: Study, runs: list[Run], rows: Collection[str]) -> list[Run]:
     """The runs of some rows, and those that they need."""
+    check_is_list("rows", rows)
     names = [TEACHER, *study.rows]
     for row in rows:
         if row not in names:
