@@ -1,6 +1,6 @@
 """Runs the notebook from top to bottom, as it is, and keeps what it shows.
 
-python tests/executed_notebook.py    # some ten minutes on two cores
+python tests/executed_notebook.py    # a quarter of an hour on two cores
 """
 
 import os
