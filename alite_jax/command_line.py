@@ -96,9 +96,10 @@ def parse(argv: list[str]) -> list[str]:
             mistake (2).
     """
     if {"--help", "-h"} & set(argv[1:]):
-        # `alite --help | head` ends as other programs do, without a word.
-        signal.signal(signal.SIGPIPE, signal.SIG_DFL)
-        print(help_text(argv, __name__))
+        try:
+            print(help_text(argv, __name__), flush=True)
+        except BrokenPipeError:
+            sys.exit(_nobody_reads())
         sys.exit(0)
     if "--version" in argv[1:]:
         print(f"alite {alite_jax.__version__}")
@@ -216,10 +217,8 @@ def main(overrides: list[str]) -> int:
         return 128 + error.signal
     except AliteError as error:
         return _report(error)
-    except BrokenPipeError:  # `alite cost | head` ends as other programs do.
-        # What is still to be written when Python ends goes nowhere.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
-        return 128 + signal.SIGPIPE
+    except BrokenPipeError:
+        return _nobody_reads()
     except OSError as error:
         if error.filename is None:
             raise
@@ -255,6 +254,13 @@ def _report(error: AliteError) -> int:
     # One line; but what stands in it to be pasted keeps its spaces.
     print("error: " + re.sub(r"\s*\n\s*", " ", str(error).strip()), file=sys.stderr)
     return 2
+
+
+def _nobody_reads() -> int:
+    # `alite cost | head` ends as other programs do, without a word: what is still to be
+    # written when Python ends goes nowhere.
+    os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
+    return 128 + signal.SIGPIPE
 
 
 def start() -> None:
