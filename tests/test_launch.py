@@ -273,17 +273,13 @@ def test_output_takes_names_that_are_no_text_and_may_be_closed(monkeypatch):
         print("nowhere", file=opened, flush=True)
 
 
-@pytest.mark.parametrize(
-    ("words", "unbuffered"),
-    [(["config", "--config=digits"], ""), (["config"], "1"), (["--help"], "")],
-)
-def test_output_that_nobody_reads_ends_the_command_without_a_word(words, unbuffered):
+@pytest.mark.parametrize("word", ["config", "--help"])
+def test_output_that_nobody_reads_ends_the_command_without_a_word(word):
     read, write = os.pipe()
     os.close(read)
     done = subprocess.run(
-        [sys.executable, "-m", "alite_jax", *words],
+        [sys.executable, "-m", "alite_jax", word],
         cwd=ROOT,
-        env=os.environ | {"PYTHONUNBUFFERED": unbuffered},
         stdout=write,
         stderr=subprocess.PIPE,
         text=True,
