@@ -8,11 +8,7 @@ import numpy as np
 from ml_collections import ConfigDict
 
 from alite_jax.data.images import decode_image, decode_resized
-from alite_jax.data.prepared import (
-    damaged,
-    image_and_label,
-    read_builder,
-)
+from alite_jax.data.prepared import damaged, image_and_label, read_builder
 from alite_jax.data.resize import AREA, area_average
 from alite_jax.data.specs import DatasetSpec
 from alite_jax.errors import ConfigError, DataError, first_line
